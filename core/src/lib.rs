@@ -1,0 +1,7 @@
+//! quorate-core
+pub mod disk;
+mod machine;
+mod types;
+
+pub use machine::{StateMachine, StateMut, StateRef};
+pub use types::{ClusterId, Entry, LogId, Member, Membership, NodeId, Payload, StoredMembership, Vote};

@@ -1,0 +1,5 @@
+//! quorate-io
+pub mod net;
+mod platform;
+pub mod types;
+pub use platform::Platform;
