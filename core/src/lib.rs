@@ -1,5 +1,6 @@
 //! quorate-core
 pub mod disk;
+pub mod log;
 mod machine;
 mod proto;
 mod types;
