@@ -1,5 +1,7 @@
 //! quorate-core
 pub mod disk;
+pub mod founding;
+pub mod identity;
 pub mod log;
 mod machine;
 mod proto;

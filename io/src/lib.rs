@@ -1,5 +1,6 @@
 //! quorate-io
 pub mod net;
 mod platform;
+pub mod tokio;
 pub mod types;
 pub use platform::Platform;
