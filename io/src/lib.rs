@@ -1,6 +1,9 @@
 //! quorate-io
+mod jobs;
+pub mod log_store;
 pub mod net;
 mod platform;
 pub mod tokio;
 pub mod types;
+pub use jobs::{Jobs, JobsStopped};
 pub use platform::Platform;
