@@ -1,6 +1,7 @@
 //! quorate-core
 pub mod disk;
 mod machine;
+pub mod snapshot;
 mod types;
 
 pub use machine::{StateMachine, StateMut, StateRef};
