@@ -5,6 +5,7 @@ pub mod identity;
 pub mod log;
 mod machine;
 mod proto;
+pub mod snapshot;
 mod types;
 
 pub use machine::{StateMachine, StateMut, StateRef};
