@@ -1,5 +1,6 @@
 //! quorate-core
 mod classify;
+pub mod config;
 pub mod disk;
 pub mod founding;
 pub mod identity;
