@@ -10,6 +10,7 @@ mod machine;
 mod proto;
 pub mod snapshot;
 mod types;
+pub mod wire;
 
 pub use classify::{MemberStatus, NodeStatus, Observation, classify};
 pub use machine::{StateMachine, StateMut, StateRef};
