@@ -106,7 +106,9 @@ proptest! {
         for op in &ops {
             let before = state.clone();
             let bytes = match op {
-                Op::Put(key, n) => Command::Put { key: key.clone().into(), document: document(&n.to_string()) }.encode(),
+                Op::Put(key, n) => {
+                    Command::Put { key: key.clone().into(), document: document(&n.to_string()) }.encode()
+                }
                 Op::Delete(key) => Command::Delete { key: key.clone().into() }.encode(),
                 Op::Garbage(bytes) => bytes.clone().into(),
             };
@@ -141,7 +143,8 @@ proptest! {
         for command in [put, Command::Delete { key: key.into() }] {
             prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
         }
-        for outcome in [Outcome::Put { create_revision, version }, Outcome::Delete { deleted }, Outcome::Invalid { reason }] {
+        let put = Outcome::Put { create_revision, version };
+        for outcome in [put, Outcome::Delete { deleted }, Outcome::Invalid { reason }] {
             let response = Response { revision, outcome };
             prop_assert_eq!(Response::decode(&response.encode()), Ok(response));
         }
