@@ -88,7 +88,7 @@ impl StartError {
 
 /// Why a running node has stopped by itself. It answers nothing any more and votes for nobody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NodeError {
+pub enum StopError {
     /// Its storage failed. What it had acknowledged is safe; it must not go on with what it can no longer write.
     #[error("storage failed: {0}")]
     Storage(String),
@@ -100,7 +100,7 @@ pub enum NodeError {
     Raft(String),
 }
 
-impl NodeError {
+impl StopError {
     /// The exit code for a process that cannot go on: see [`exit_code`].
     pub fn exit_code(&self) -> u8 {
         match self {
