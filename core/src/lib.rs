@@ -3,6 +3,7 @@ pub mod disk;
 mod machine;
 mod proto;
 mod types;
+pub mod wire;
 
 pub use machine::{StateMachine, StateMut, StateRef};
 pub use proto::DecodeError;
