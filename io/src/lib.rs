@@ -1,5 +1,7 @@
 //! quorate-io
 pub mod net;
 mod platform;
+pub mod raft_network;
+pub mod transport;
 pub mod types;
 pub use platform::Platform;
