@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt};
+use openraft::StorageError;
 use openraft::base::{BoxFuture, BoxStream};
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StorageError, StreamingError, Timeout, Unreachable};
+use openraft::errors::{ErrorSource, NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
-use openraft::raft::message::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult, VoteRequest,
     VoteResponse,
 };
+use openraft::raft::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse};
 use openraft_rt::{AsyncRuntime, Select2};
 use quorate_core::wire::{
     AppendRequest, AppendResponse, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
@@ -336,7 +337,7 @@ impl<P: Platform, D: SnapshotSource> Network<P, D> {
                 break;
             }
             let chunk = chunks.next_chunk().map_err(|e| {
-                let e = <Types<P::Runtime> as openraft::RaftTypeConfig>::ErrorSource::from(e);
+                let e = <Types<P::Runtime> as openraft::RaftTypeConfig>::ErrorSource::from_error(&e);
                 StorageError::read_snapshot(None, e)
             })?;
             part = match chunk {

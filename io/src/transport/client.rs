@@ -17,7 +17,7 @@ use super::append::AppendStream;
 use super::config::TransportConfig;
 use super::connection::Connection;
 use super::handshake::{Identity, PeerIdentity, dial};
-use super::queue::lock;
+use super::queue::{detach, lock};
 use super::snapshot::SnapshotStream;
 use super::{CallError, NotSent};
 use crate::Platform;
@@ -228,7 +228,7 @@ impl<P: Platform> Peers<P> {
                     *phase = Phase::Dialling(vec![sender]);
                     drop(state);
                     let (net, identity) = (self.0.platform.net().clone(), self.0.identity.clone());
-                    P::Runtime::spawn(slot.dial(net, identity, self.0.config.clone(), target.node));
+                    detach::<P::Runtime>(slot.dial(net, identity, self.0.config.clone(), target.node));
                     receiver
                 }
             }

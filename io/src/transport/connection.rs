@@ -15,7 +15,7 @@ use quorate_core::wire::{
 
 use super::config::{TransportConfig, ms};
 use super::handshake::{Dialled, PeerIdentity, small_frame};
-use super::queue::{PushError, Queue, Signal, lock};
+use super::queue::{PushError, Queue, Signal, detach, lock};
 use super::{CallError, Lost, NotSent};
 use crate::net::{Net, ReadHalf, WriteHalf};
 
@@ -64,14 +64,14 @@ impl Connection {
             spoke: AtomicBool::new(false),
             stream_requests_max: config.stream_requests_max,
         });
-        R::spawn(connection.clone().read_frames::<R>(read, buf));
+        detach::<R>(connection.clone().read_frames::<R>(read, buf));
         let writer = connection.clone();
-        R::spawn(async move {
+        detach::<R>(async move {
             if let Err(e) = write_frames::<R>(&writer.outbox, &writer.closed, write).await {
                 writer.close(&e);
             }
         });
-        R::spawn(connection.clone().keep_alive::<R>(ms(config.ping_ms), ms(config.silence_ms_max)));
+        detach::<R>(connection.clone().keep_alive::<R>(ms(config.ping_ms), ms(config.silence_ms_max)));
         connection
     }
 
@@ -198,7 +198,8 @@ impl Connection {
                 }
             }
             FrameKind::StreamEnd => {
-                if let Some(lane) = lock(&self.table).lanes.remove(&frame.id) {
+                let lane = lock(&self.table).lanes.remove(&frame.id);
+                if let Some(lane) = lane {
                     lane.close();
                 }
             }

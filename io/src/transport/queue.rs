@@ -1,15 +1,21 @@
-//! A bounded queue whose producers never wait, and a signal. Both wake in a fixed order, on any runtime.
+//! A bounded queue whose producers never wait, a signal, and tasks. Both wake in a fixed order, on any runtime.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
+use openraft_rt::AsyncRuntime;
 
 /// Locks, whatever happened to an earlier holder: every critical section here leaves the state whole.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a task that nobody waits for: it ends by itself, when its connection does.
+pub(super) fn detach<R: AsyncRuntime>(task: impl Future<Output = ()> + Send + 'static) {
+    drop(R::spawn(task));
 }
 
 /// Why a push failed.

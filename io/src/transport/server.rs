@@ -19,7 +19,7 @@ use quorate_core::{NodeId, Vote};
 use super::config::{TransportConfig, ms};
 use super::connection::{Outbox, write_frames};
 use super::handshake::{Identity, PeerIdentity, clusters_differ, read_handshake, small_frame};
-use super::queue::{PushError, Queue, Signal, lock};
+use super::queue::{PushError, Queue, Signal, detach, lock};
 use crate::Platform;
 use crate::net::{Listener, Net, ReadHalf, WriteHalf};
 
@@ -99,7 +99,7 @@ impl Server {
         let connections = Mutex::default();
         let shared = Arc::new(Shared { closed: Signal::new(), handshakes: AtomicUsize::new(0), connections });
         let context = Arc::new(Context { identity, config, service, shared: shared.clone() });
-        P::Runtime::spawn(accept::<P, S>(listener, context));
+        detach::<P::Runtime>(accept::<P, S>(listener, context));
         Ok(Self { addr, shared })
     }
 
@@ -165,7 +165,7 @@ async fn accept<P: Platform, S: PeerService>(mut listener: <P::Net as Net>::List
         }
         shared.handshakes.fetch_add(1, Ordering::SeqCst);
         let context = context.clone();
-        P::Runtime::spawn(async move {
+        detach::<P::Runtime>(async move {
             let shared = context.shared.clone();
             let handshake = Counted(&shared.handshakes);
             let mut closed = shared.closed.subscribe();
@@ -261,7 +261,8 @@ impl Accepted {
     fn close(&self) {
         self.closed.set();
         self.outbox.close();
-        for lane in std::mem::take(&mut lock(&self.lanes).open).into_values() {
+        let lanes = std::mem::take(&mut lock(&self.lanes).open);
+        for lane in lanes.into_values() {
             lane.close();
         }
     }
@@ -289,7 +290,8 @@ impl Accepted {
     }
 
     fn end_lane(&self, id: u64) {
-        if let Some(lane) = lock(&self.lanes).open.remove(&id) {
+        let lane = lock(&self.lanes).open.remove(&id);
+        if let Some(lane) = lane {
             lane.close();
             self.push(small_frame(FrameKind::StreamEnd, 0, id, vec![]));
         }
@@ -319,7 +321,7 @@ async fn serve<R: AsyncRuntime, S: PeerService>(
         connection.close();
     }
     let writer = connection.clone();
-    R::spawn(async move {
+    detach::<R>(async move {
         // The reader says why the connection broke.
         let _ = write_frames::<R>(&writer.outbox, &writer.closed, write).await;
         writer.close();
@@ -382,7 +384,8 @@ fn handle<R: AsyncRuntime, S: PeerService>(
             }
         }
         FrameKind::StreamEnd => {
-            if let Some(lane) = lock(&connection.lanes).open.remove(&frame.id) {
+            let lane = lock(&connection.lanes).open.remove(&frame.id);
+            if let Some(lane) = lane {
                 lane.close();
             }
         }
@@ -403,7 +406,7 @@ fn start_call<R: AsyncRuntime, S: PeerService>(
         return connection.respond(id, &Response::Failed(Failure::not_applied(Fault::Overloaded)));
     }
     let (context, connection, peer) = (context.clone(), connection.clone(), peer.clone());
-    R::spawn(async move {
+    detach::<R>(async move {
         let _counted = Counted(&connection.in_flight);
         let mut closed = connection.closed.subscribe();
         if let Select2::Second(response) = R::select2(&mut closed, context.service.call(peer, request)).await {
@@ -436,7 +439,7 @@ fn lane<R: AsyncRuntime, S: PeerService>(
     drop(lanes);
     let (context, connection, peer, source) = (context.clone(), connection.clone(), peer.clone(), items.clone());
     let is_append = frame.what == 0;
-    R::spawn(async move {
+    detach::<R>(async move {
         let mut closed = connection.closed.subscribe();
         let work = async {
             match is_append {
