@@ -83,11 +83,17 @@ impl StartError {
     /// The exit code for a process that cannot go on: see [`exit_code`].
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Log(OpenError::Damage { .. } | OpenError::Identity { .. }) | Self::Record { .. } => exit_code::DAMAGED,
+            Self::Log(OpenError::Damage { .. } | OpenError::Identity { .. }) | Self::Record { .. } => {
+                exit_code::DAMAGED
+            }
             Self::Store(StoreError::Damaged { .. }) | Self::MixedUp(_) => exit_code::DAMAGED,
-            Self::Log(OpenError::Io { .. }) | Self::Store(StoreError::Io { .. }) | Self::Io { .. } => exit_code::DISK_FAILED,
+            Self::Log(OpenError::Io { .. }) | Self::Store(StoreError::Io { .. }) | Self::Io { .. } => {
+                exit_code::DISK_FAILED
+            }
             Self::NoHistory(_) | Self::Founding(_) => exit_code::NOT_A_MEMBER,
-            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) | Self::Raft(_) => exit_code::FAILED,
+            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) | Self::Raft(_) => {
+                exit_code::FAILED
+            }
         }
     }
 }

@@ -30,7 +30,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
-use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;

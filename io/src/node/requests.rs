@@ -194,9 +194,7 @@ impl<P: Platform> Node<P> {
             Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
             Ok(Response::Failed(e)) if e.unknown => Attempt::Failed(WriteError::Unknown(reason(e.fault))),
             Ok(Response::Failed(e)) => match e.fault {
-                Fault::TooLarge { .. } | Fault::Invalid(_) => {
-                    Attempt::Failed(WriteError::NotApplied(reason(e.fault)))
-                }
+                Fault::TooLarge { .. } | Fault::Invalid(_) => Attempt::Failed(WriteError::NotApplied(reason(e.fault))),
                 fault => Attempt::Again(reason(fault)),
             },
             Ok(_) => Attempt::Failed(WriteError::Unknown(Reason::Invalid("an answer to another question".into()))),
@@ -210,9 +208,7 @@ impl<P: Platform> Node<P> {
         match P::Runtime::timeout(timeout, asked).await {
             Err(_) => Attempt::Again(Reason::Timeout),
             Ok(Ok((index, _))) => Attempt::Done(log_id_from(&index.log_id())),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
-                Attempt::Again(forwarded(&to))
-            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Attempt::Again(forwarded(&to)),
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(e)))) => {
                 Attempt::Again(Reason::Unreachable(e.to_string()))
             }
@@ -287,4 +283,3 @@ fn failure(error: &WriteError) -> Failure {
     };
     Failure { unknown: matches!(error, WriteError::Unknown(_)), fault }
 }
-

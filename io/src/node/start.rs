@@ -16,7 +16,7 @@ use quorate_core::{ClusterId, LogId, NodeId, StateMachine};
 use rand::Rng;
 
 use super::founding::read_record;
-use super::service::service;
+use super::service::Service;
 use super::{InitialState, Inner, Node, NodeConfig, Raft, StartError, Storage};
 use crate::jobs::{Jobs, lock};
 use crate::log_store::{self, LogStore};
@@ -60,8 +60,7 @@ pub(super) async fn start<P: Platform>(
         None => Some(prepare_founding(&config, &opened)?),
     };
     let quiet = opened.has_history.then(|| config.timing.quiet_after_restart());
-    let raft_config =
-        raft_config(&config.timing, &config.compaction, quiet.is_some()).map_err(StartError::Config)?;
+    let raft_config = raft_config(&config.timing, &config.compaction, quiet.is_some()).map_err(StartError::Config)?;
     let identity = Identity::new(LocalIdentity {
         cluster_id: founded.as_ref().map_or(ClusterId::NONE, FoundingRecord::cluster_id),
         node_id: opened.identity.node_id,
@@ -119,7 +118,7 @@ pub(super) async fn start<P: Platform>(
 async fn listen<P: Platform>(node: &Node<P>, quiet: Option<std::time::Duration>) -> Result<(), StartError> {
     let inner = &node.inner;
     let addr = &inner.config.peer_listen;
-    let service = Arc::new(service(node, quiet));
+    let service = Arc::new(Service::new(node, quiet));
     let transport = inner.config.transport.clone();
     let server = Server::start(&inner.platform, addr, inner.identity.clone(), transport, service).await;
     let server = server.map_err(|error| StartError::Listen { addr: addr.clone(), error })?;

@@ -93,7 +93,9 @@ impl<P: Platform> Node<P> {
                 let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
                 others.map(|(id, m)| (*id, Target { node: Some(*id), addrs: m.peer_addrs.clone() })).collect()
             };
-            let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &Request::Founding(Default::default()), PING_EVERY));
+            // A card is what any node shows anybody; here only that it answers matters.
+            let ping = Request::Founding(Default::default());
+            let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
             let answers = join_all(pings).await;
             {
                 let mut reachable = lock(&self.inner.reachable);
