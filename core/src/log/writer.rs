@@ -1,0 +1,314 @@
+//! Decides which bytes reach the disk in which order. Pure: it hands out [`Flush`]es, somebody else performs them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchKind, LogIdentity, encode_batch, encode_segment_header, padded_len,
+};
+use super::record::{self, Base, Record};
+use crate::types::LogId;
+
+/// Sizes, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// Preallocated length of a segment. A batch that does not fit an empty one gets a longer segment.
+    pub segment_bytes: u64,
+    /// Records beyond this many bytes wait for the next batch; a single record may be longer.
+    pub batch_bytes_max: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 16 << 20, batch_bytes_max: 4 << 20 }
+    }
+}
+
+/// One operation on the log's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteStep {
+    /// Create the segment's file (it does not exist), reserve `len` bytes, write `header` at 0, sync the file, sync
+    /// the directory.
+    Create {
+        /// Its number.
+        segment: u64,
+        /// Bytes to reserve.
+        len: u64,
+        /// Its first block.
+        header: Vec<u8>,
+    },
+    /// Write `bytes` at `offset`.
+    Write {
+        /// Where to.
+        segment: u64,
+        /// In bytes.
+        offset: u64,
+        /// One whole batch, padded.
+        bytes: Vec<u8>,
+    },
+    /// Sync the segment's file.
+    Sync {
+        /// Which one.
+        segment: u64,
+    },
+    /// Remove the segment's file. If that is lost in a crash, recovery does it again.
+    Delete {
+        /// Which one.
+        segment: u64,
+    },
+}
+
+/// Where an entry's record was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Segment number.
+    pub segment: u64,
+    /// Offset of the record, in bytes.
+    pub offset: u64,
+    /// Length of the record, in bytes.
+    pub len: u32,
+}
+
+/// A unit of work: perform the steps in order; if all succeed, everything pushed before and including ticket
+/// `through` is durable. If one fails nothing after it may be attempted, ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Flush {
+    /// In this order.
+    pub steps: Vec<WriteStep>,
+    /// The last ticket (see [`LogWriter::push`]) that this flush makes durable.
+    pub through: u64,
+    /// The entries in it: ticket, id, place.
+    pub placed: Vec<(u64, LogId, Place)>,
+    /// Whether the last batch has a valid successor once this is done.
+    pub sealed: bool,
+}
+
+/// The state that a recovered log continues from ([`super::recover`]), or the empty log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// Vote, committed, purged, last; `boot_epoch` is the one of the last start.
+    pub base: Base,
+    /// Every segment that is still needed, with the highest entry index in it.
+    pub segments: BTreeMap<u64, Option<u64>>,
+    /// Leftovers to remove.
+    pub delete: Vec<u64>,
+    /// Sequence of the last valid batch.
+    pub sequence: u64,
+    /// Its header CRC.
+    pub prev_crc: u32,
+    /// Its segment, offset and bytes as read, to be written again before anything else; `None` in an empty log.
+    pub last_batch: Option<(u64, u64, Vec<u8>)>,
+}
+
+/// The pure log writer.
+///
+/// Drive it so: [`LogWriter::open`] gives the first flush; then [`push`](Self::push) records as they come, and
+/// whenever no flush is under way, perform what [`next_batch`](Self::next_batch) hands out and then call
+/// [`on_done`](Self::on_done).
+#[derive(Debug)]
+pub struct LogWriter {
+    log: LogIdentity,
+    options: LogOptions,
+    queue: VecDeque<Record>,
+    pushed: u64,
+    flushed: u64,
+    /// As of the last record that was encoded.
+    base: Base,
+    segments: BTreeMap<u64, Option<u64>>,
+    segment: u64,
+    segment_len: u64,
+    offset: u64,
+    sequence: u64,
+    prev_crc: u32,
+    sealed: bool,
+    seal_wanted: bool,
+    under_way: bool,
+}
+
+impl LogWriter {
+    /// Continues a log. The flush makes the recovered state durable before anybody is answered: it writes the last
+    /// valid batch again (after a `kill -9` it may have been read from the page cache only), and opens a new segment,
+    /// since a recovered one is never appended to.
+    pub fn open(log: LogIdentity, options: LogOptions, resume: Resume) -> (Self, Flush) {
+        let last_segment = resume.segments.keys().next_back().copied().unwrap_or(0);
+        let mut steps = Vec::new();
+        let mut previous_end = 0;
+        if let Some((segment, offset, bytes)) = resume.last_batch {
+            previous_end = offset + bytes.len() as u64;
+            steps.push(WriteStep::Write { segment, offset, bytes });
+            steps.push(WriteStep::Sync { segment });
+        }
+        steps.extend(resume.delete.iter().map(|&segment| WriteStep::Delete { segment }));
+        let mut writer = Self {
+            log,
+            options,
+            queue: VecDeque::new(),
+            pushed: 0,
+            flushed: 0,
+            base: Base { boot_epoch: resume.base.boot_epoch + 1, ..resume.base },
+            segments: resume.segments,
+            segment: last_segment,
+            segment_len: 0,
+            offset: previous_end,
+            sequence: resume.sequence,
+            prev_crc: resume.prev_crc,
+            sealed: true,
+            seal_wanted: false,
+            under_way: true,
+        };
+        writer.roll(0, &mut steps);
+        (writer, Flush { steps, through: 0, placed: Vec::new(), sealed: true })
+    }
+
+    /// Which start of the node this is.
+    pub fn boot_epoch(&self) -> u64 {
+        self.base.boot_epoch
+    }
+
+    /// Queues a record; returns its ticket. Tickets count up from 1, and the flush whose `through` reaches a ticket
+    /// makes its record durable.
+    pub fn push(&mut self, record: Record) -> u64 {
+        self.queue.push_back(record);
+        self.pushed += 1;
+        self.pushed
+    }
+
+    /// Asks for a seal behind the last batch, if it has none and nothing else is queued.
+    pub fn push_seal(&mut self) {
+        self.seal_wanted = true;
+    }
+
+    /// The next thing to do, if any and if nothing is under way.
+    pub fn next_batch(&mut self) -> Option<Flush> {
+        if self.under_way {
+            return None;
+        }
+        let mut steps = Vec::new();
+        let mut placed = Vec::new();
+        let wants_seal = std::mem::take(&mut self.seal_wanted) && !self.sealed;
+        if self.queue.is_empty() {
+            if !wants_seal {
+                return None;
+            }
+            self.seal(&mut steps);
+        } else {
+            self.data(&mut steps, &mut placed);
+        }
+        self.under_way = true;
+        Some(Flush { steps, through: self.flushed, placed, sealed: self.sealed })
+    }
+
+    /// The flush that was handed out last has been performed, without an error.
+    pub fn on_done(&mut self) {
+        self.under_way = false;
+    }
+
+    fn data(&mut self, steps: &mut Vec<WriteStep>, placed: &mut Vec<(u64, LogId, Place)>) {
+        let mut buf = vec![0; BATCH_HEADER_BYTES];
+        let (mut entries, mut has_vote) = (Vec::new(), false);
+        // The base of a roll that this batch needs must not yet contain this batch's records.
+        let mut after = self.base.clone();
+        while let Some(next) = self.queue.front() {
+            let full = buf.len() + record::encoded_len(next) > self.options.batch_bytes_max;
+            if full && buf.len() > BATCH_HEADER_BYTES {
+                break;
+            }
+            let start = buf.len();
+            record::encode(next, &mut buf);
+            if let Record::Entry(entry) = next {
+                entries.push((self.flushed + 1, entry.log_id, start as u64, (buf.len() - start) as u32));
+            }
+            has_vote |= matches!(next, Record::Vote(_));
+            absorb(&mut after, next);
+            self.queue.pop_front();
+            self.flushed += 1;
+        }
+        let len = padded_len(buf.len() - BATCH_HEADER_BYTES);
+        if self.offset + len + BLOCK_BYTES > self.segment_len {
+            self.roll(len, steps);
+        }
+        let (segment, offset) = (self.segment, self.offset);
+        let highest = entries.iter().map(|(_, id, ..)| id.index).max();
+        let known = self.segments.entry(segment).or_default();
+        *known = (*known).max(highest);
+        placed.extend(entries.into_iter().map(|(ticket, id, start, len)| {
+            let place = Place { segment, offset: offset + start, len };
+            (ticket, id, place)
+        }));
+        self.batch(BatchKind::Data, buf, steps);
+        self.sealed = false;
+        self.base = after;
+        if has_vote {
+            self.seal(steps);
+        }
+        if self.base.purged.is_some() && self.first_needed() > self.oldest() {
+            self.roll(0, steps);
+        }
+    }
+
+    fn oldest(&self) -> u64 {
+        self.segments.keys().next().copied().unwrap_or(self.segment)
+    }
+
+    /// The oldest segment that holds an entry above the purged one; the current one if there is none.
+    fn first_needed(&self) -> u64 {
+        let purged = self.base.purged.map(|id| id.index);
+        let needed = self.segments.iter().find(|(_, highest)| **highest > purged);
+        needed.map_or(self.segment, |(&segment, _)| segment)
+    }
+
+    /// Starts the next segment, with room for a batch of `len` bytes, and drops the segments it makes superfluous.
+    fn roll(&mut self, len: u64, steps: &mut Vec<WriteStep>) {
+        let previous_segment = self.segment;
+        self.base.previous_segment = previous_segment;
+        self.base.previous_end = self.offset;
+        self.segment += 1;
+        self.segments.insert(self.segment, None);
+        self.base.first_segment = self.first_needed();
+        self.offset = BLOCK_BYTES;
+        self.segment_len = self.options.segment_bytes.max(4 * BLOCK_BYTES + len);
+        steps.push(WriteStep::Create {
+            segment: self.segment,
+            len: self.segment_len,
+            header: encode_segment_header(self.log, self.segment),
+        });
+        let mut buf = vec![0; BATCH_HEADER_BYTES];
+        record::encode_base(&self.base, &mut buf);
+        self.batch(BatchKind::Base, buf, steps);
+        self.seal(steps);
+        let kept = self.segments.split_off(&self.base.first_segment);
+        steps.extend(self.segments.keys().map(|&segment| WriteStep::Delete { segment }));
+        self.segments = kept;
+    }
+
+    fn seal(&mut self, steps: &mut Vec<WriteStep>) {
+        self.batch(BatchKind::Seal, vec![0; BATCH_HEADER_BYTES], steps);
+        self.sealed = true;
+    }
+
+    fn batch(&mut self, kind: BatchKind, buf: Vec<u8>, steps: &mut Vec<WriteStep>) {
+        self.sequence += 1;
+        let (segment, offset) = (self.segment, self.offset);
+        let (bytes, crc) = encode_batch(self.log.uuid, kind, segment, offset, self.sequence, self.prev_crc, buf);
+        self.prev_crc = crc;
+        self.offset += bytes.len() as u64;
+        steps.push(WriteStep::Write { segment, offset, bytes });
+        steps.push(WriteStep::Sync { segment });
+    }
+}
+
+/// What a record does to the state that bases repeat.
+pub(super) fn absorb(base: &mut Base, record: &Record) {
+    match record {
+        Record::Entry(entry) => base.last = Some(entry.log_id),
+        Record::Vote(vote) => base.vote = Some(*vote),
+        Record::Committed(id) => base.committed = Some(*id),
+        Record::Truncate(after) => base.last = after.or(base.purged),
+        Record::Purge(id) => {
+            base.purged = Some(*id);
+            if base.last.is_none_or(|last| last.index < id.index) {
+                base.last = Some(*id);
+            }
+        }
+    }
+}

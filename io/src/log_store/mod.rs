@@ -1,0 +1,439 @@
+//! The replicated log: openraft's log storage over segment files, or in memory only.
+//!
+//! Appends return at once; the entries are readable from then on and become durable in flush batches that a worker of
+//! its own writes ([`worker`]): while one batch is being synced the next one gathers (group commit), and when the log
+//! is idle a single append is written without waiting. `save_vote` waits for its flush, which by the order of the
+//! stream implies that everything before it is durable. `committed`, `truncate` and `purge` only take their place in
+//! the stream.
+
+mod open;
+mod reader;
+mod worker;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Debug};
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use openraft::OptionalSend;
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
+use openraft_rt::AsyncRuntime;
+use quorate_core::disk::{Disk, Wake};
+use quorate_core::log::record::Record;
+use quorate_core::log::writer::{LogOptions, Place};
+use quorate_core::{LogId, Vote};
+
+use crate::jobs::{Jobs, lock};
+use crate::platform::Platform;
+use crate::types::{self, Types, entry_from, log_id_from, log_id_to, raft, vote_from};
+
+pub use open::{OpenError, Opened, open};
+pub use reader::LogReader;
+
+/// How the log store behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct LogConfig {
+    /// Segment and batch sizes.
+    pub options: LogOptions,
+    /// Durable entries are kept in memory up to this many bytes of commands, the newest ones; older ones are read from
+    /// their segment.
+    pub cache_bytes: usize,
+    /// How long the log must be idle before its last batch is sealed.
+    pub seal_after: Duration,
+    /// One read returns about this many bytes of commands at most.
+    pub read_bytes_max: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            options: LogOptions::default(),
+            cache_bytes: 64 << 20,
+            seal_after: Duration::from_millis(10),
+            read_bytes_max: 1 << 20,
+        }
+    }
+}
+
+/// Who waits for a record to become durable.
+enum Waiter<R: AsyncRuntime> {
+    Append(IOFlushed<Types<R>>),
+    Vote(futures_channel::oneshot::Sender<io::Result<()>>),
+}
+
+impl<R: AsyncRuntime> Waiter<R> {
+    fn tell(self, result: io::Result<()>) {
+        match self {
+            Self::Append(callback) => callback.io_completed(result),
+            // Whoever waited may have been cancelled; the record is durable all the same.
+            Self::Vote(sender) => drop(sender.send(result)),
+        }
+    }
+}
+
+/// One entry of the log.
+struct Slot {
+    id: LogId,
+    ticket: u64,
+    /// Where it is on disk, once it is.
+    place: Option<Place>,
+    /// Its content, while it is cached; always while it is not on disk.
+    entry: Option<raft::Entry>,
+}
+
+impl Slot {
+    fn bytes(&self) -> usize {
+        self.entry.as_ref().map_or(0, entry_bytes)
+    }
+}
+
+/// A rough size: commands dominate.
+fn entry_bytes(entry: &raft::Entry) -> usize {
+    match &entry.payload {
+        raft::Payload::Normal(command) => command.0.len() + 64,
+        _ => 256,
+    }
+}
+
+/// What the log holds now, durable or not.
+struct State<R: AsyncRuntime, F> {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    /// Consecutive entries after `purged`.
+    slots: VecDeque<Slot>,
+    /// How many slots from the front are durable.
+    durable: usize,
+    /// How many slots from the front have left the cache.
+    evicted: usize,
+    cached_bytes: usize,
+    /// Records that the worker has not taken yet, and who waits for each.
+    inbox: Vec<(Record, Option<Waiter<R>>)>,
+    /// Ticket of the last record.
+    pushed: u64,
+    seal: bool,
+    closing: bool,
+    /// The first I/O error. Nothing is written after it and nobody is told that anything is durable.
+    failed: Option<(io::ErrorKind, String)>,
+    /// The segment files that may be read.
+    files: BTreeMap<u64, Arc<F>>,
+}
+
+impl<R: AsyncRuntime, F> State<R, F> {
+    fn last(&self) -> Option<LogId> {
+        self.slots.back().map(|slot| slot.id).or(self.purged)
+    }
+
+    fn first_index(&self) -> u64 {
+        self.slots.front().map_or(0, |slot| slot.id.index)
+    }
+
+    fn durable_id(&self) -> Option<LogId> {
+        match self.durable.checked_sub(1) {
+            Some(last) => self.slots.get(last).map(|slot| slot.id),
+            None => self.purged,
+        }
+    }
+
+    fn push(&mut self, record: Record, waiter: Option<Waiter<R>>) -> u64 {
+        self.inbox.push((record, waiter));
+        self.pushed += 1;
+        self.pushed
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match &self.failed {
+            None if self.closing => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the log store is closed")),
+            None => Ok(()),
+            Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
+        }
+    }
+
+    fn evict(&mut self, cache_bytes: usize) {
+        while self.cached_bytes > cache_bytes && self.evicted < self.durable {
+            let slot = &mut self.slots[self.evicted];
+            self.cached_bytes -= slot.bytes();
+            slot.entry = None;
+            self.evicted += 1;
+        }
+    }
+}
+
+type StateOf<P> = State<<P as Platform>::Runtime, <<P as Platform>::Disk as Disk>::File>;
+type DurableSender<P> = WatchSenderOf<Types<<P as Platform>::Runtime>, Option<LogId>>;
+/// Tells up to which entry the local log is durable.
+pub type DurableWatch<P> = WatchReceiverOf<Types<<P as Platform>::Runtime>, Option<LogId>>;
+
+struct Shared<P: Platform> {
+    state: Mutex<StateOf<P>>,
+    config: LogConfig,
+    /// Only under the state's lock, so that it never goes back by a race. (A watch sender need not be `Sync`.)
+    durable: Mutex<DurableSender<P>>,
+    /// Ticket of the last unsealed flush; 0 when sealed.
+    unsealed: Mutex<WatchSenderOf<Types<P::Runtime>, u64>>,
+    wake: OnceLock<<P::Disk as Disk>::Wake>,
+    /// Reads of entries that have left the cache; none in memory mode.
+    jobs: Option<Jobs<P::Disk>>,
+}
+
+impl<P: Platform> Shared<P> {
+    fn wake(&self) {
+        if let Some(wake) = self.wake.get() {
+            wake.wake();
+        }
+    }
+
+    /// Publishes the durable id; call it with the state locked.
+    fn publish(&self, state: &StateOf<P>) {
+        lock(&self.durable).send_if_different(state.durable_id());
+    }
+
+    /// In memory everything is as durable as it gets: there is no worker.
+    fn settle_in_memory(&self, state: &mut StateOf<P>) -> Vec<Waiter<P::Runtime>> {
+        if self.jobs.is_some() {
+            return Vec::new();
+        }
+        state.durable = state.slots.len();
+        self.publish(state);
+        state.inbox.drain(..).filter_map(|(_, waiter)| waiter).collect()
+    }
+}
+
+/// The log store. Cheap to clone; all clones are the same log.
+pub struct LogStore<P: Platform> {
+    shared: Arc<Shared<P>>,
+}
+
+impl<P: Platform> Clone for LogStore<P> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<P: Platform> Debug for LogStore<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogStore")
+    }
+}
+
+impl<P: Platform> LogStore<P> {
+    fn new(state: StateOf<P>, config: LogConfig, jobs: Option<Jobs<P::Disk>>) -> Self {
+        let (durable, _) = Types::<P::Runtime>::watch_channel(state.durable_id());
+        let (unsealed, _) = Types::<P::Runtime>::watch_channel(0);
+        let shared = Shared {
+            state: Mutex::new(state),
+            config,
+            durable: Mutex::new(durable),
+            unsealed: Mutex::new(unsealed),
+            wake: OnceLock::new(),
+            jobs,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A log that lives in memory only, for `--store memory`. It forgets votes: the node must get a new identity at
+    /// every start.
+    pub fn in_memory(config: LogConfig) -> Self {
+        let state = State {
+            vote: None,
+            committed: None,
+            purged: None,
+            slots: VecDeque::new(),
+            durable: 0,
+            evicted: 0,
+            cached_bytes: 0,
+            inbox: Vec::new(),
+            pushed: 0,
+            seal: false,
+            closing: false,
+            failed: None,
+            files: BTreeMap::new(),
+        };
+        Self::new(state, config, None)
+    }
+
+    /// Watches up to which entry the local log is durable.
+    pub fn durable(&self) -> DurableWatch<P> {
+        lock(&self.shared.durable).subscribe()
+    }
+
+    /// The first I/O error, if there was one: the log writes nothing any more.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.shared.state).failed.as_ref().map(|(_, text)| text.clone())
+    }
+
+    /// Seals the last batch whenever the log has been idle for a while.
+    fn start_sealer(&self) {
+        let shared = Arc::downgrade(&self.shared);
+        let mut unsealed = lock(&self.shared.unsealed).subscribe();
+        let seal_after = self.shared.config.seal_after;
+        drop(P::Runtime::spawn(async move {
+            while let Ok(ticket) = unsealed.wait_until(|ticket| *ticket != 0).await {
+                P::Runtime::sleep(seal_after).await;
+                if *unsealed.borrow_watched() != ticket {
+                    continue;
+                }
+                let Some(shared) = shared.upgrade() else { return };
+                lock(&shared.state).seal = true;
+                shared.wake();
+                drop(shared);
+                if unsealed.wait_until(|now| *now != ticket).await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+
+    /// Stops the worker once everything pushed so far is durable (or has failed).
+    ///
+    /// # Errors
+    /// The I/O error that the log ended with.
+    pub async fn close(&self) -> io::Result<()> {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        {
+            let mut state = lock(&self.shared.state);
+            if state.closing || state.failed.is_some() || self.shared.jobs.is_none() {
+                return state.failed.as_ref().map_or(Ok(()), |(kind, text)| Err(io::Error::new(*kind, text.clone())));
+            }
+            state.closing = true;
+            // Any record will do to wait behind; the committed id says nothing new.
+            let committed = state.committed.unwrap_or_default();
+            let record = if state.committed.is_some() { Record::Committed(committed) } else { no_op(&state) };
+            state.push(record, Some(Waiter::Vote(sender)));
+        }
+        self.shared.wake();
+        receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+/// A record that changes nothing.
+fn no_op<R: AsyncRuntime, F>(state: &State<R, F>) -> Record {
+    state.vote.map_or(Record::Truncate(state.last()), Record::Vote)
+}
+
+impl<P: Platform> RaftLogStorage<Types<P::Runtime>> for LogStore<P> {
+    type LogReader = LogReader<P>;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types<P::Runtime>>> {
+        let state = lock(&self.shared.state);
+        Ok(LogState { last_purged_log_id: state.purged.map(log_id_to), last_log_id: state.last().map(log_id_to) })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader<P> {
+        LogReader::new(self.shared.clone())
+    }
+
+    async fn save_vote(&mut self, vote: &raft::Vote) -> io::Result<()> {
+        let vote = vote_from(vote);
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        let settled = {
+            let mut state = lock(&self.shared.state);
+            state.check()?;
+            state.vote = Some(vote);
+            state.push(Record::Vote(vote), Some(Waiter::Vote(sender)));
+            self.shared.settle_in_memory(&mut state)
+        };
+        settled.into_iter().for_each(|waiter| waiter.tell(Ok(())));
+        self.shared.wake();
+        receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    async fn save_committed(&mut self, committed: Option<raft::LogId>) -> io::Result<()> {
+        let Some(committed) = committed.as_ref().map(log_id_from) else { return Ok(()) };
+        let mut state = lock(&self.shared.state);
+        state.check()?;
+        if state.committed == Some(committed) {
+            return Ok(());
+        }
+        state.committed = Some(committed);
+        // Not worth a flush of its own: it goes with the next one.
+        state.push(Record::Committed(committed), None);
+        let settled = self.shared.settle_in_memory(&mut state);
+        debug_assert!(settled.is_empty(), "a settled log has no waiters left");
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<raft::LogId>> {
+        Ok(lock(&self.shared.state).committed.map(log_id_to))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<P::Runtime>>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = raft::Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let settled = {
+            let mut state = lock(&self.shared.state);
+            if let Err(e) = state.check() {
+                drop(state);
+                callback.io_completed(Err(io::Error::new(e.kind(), e.to_string())));
+                return Err(e);
+            }
+            let mut waiter = Some(Waiter::Append(callback));
+            let mut entries = entries.into_iter().peekable();
+            while let Some(entry) = entries.next() {
+                let record = Record::Entry(entry_from(&entry));
+                let waiter = if entries.peek().is_none() { waiter.take() } else { None };
+                let ticket = state.push(record, waiter);
+                state.cached_bytes += entry_bytes(&entry);
+                let id = log_id_from(&entry.log_id);
+                state.slots.push_back(Slot { id, ticket, place: None, entry: Some(entry) });
+            }
+            let mut settled = self.shared.settle_in_memory(&mut state);
+            // An append of nothing is durable as soon as what came before it; nothing asks for that.
+            settled.extend(waiter);
+            settled
+        };
+        settled.into_iter().for_each(|waiter| waiter.tell(Ok(())));
+        self.shared.wake();
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<raft::LogId>) -> io::Result<()> {
+        let after = last_log_id.as_ref().map(log_id_from);
+        let mut state = lock(&self.shared.state);
+        state.check()?;
+        while state.slots.back().is_some_and(|slot| Some(slot.id.index) > after.map(|id| id.index)) {
+            if let Some(slot) = state.slots.pop_back() {
+                state.cached_bytes -= slot.bytes();
+            }
+        }
+        let len = state.slots.len();
+        state.durable = state.durable.min(len);
+        state.evicted = state.evicted.min(len);
+        state.push(Record::Truncate(after), None);
+        self.shared.publish(&state);
+        self.shared.settle_in_memory(&mut state);
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: raft::LogId) -> io::Result<()> {
+        let upto = log_id_from(&log_id);
+        {
+            let mut state = lock(&self.shared.state);
+            state.check()?;
+            while state.slots.front().is_some_and(|slot| slot.id.index <= upto.index) {
+                if let Some(slot) = state.slots.pop_front() {
+                    state.cached_bytes -= slot.bytes();
+                    state.durable = state.durable.saturating_sub(1);
+                    state.evicted = state.evicted.saturating_sub(1);
+                }
+            }
+            state.purged = Some(upto);
+            state.push(Record::Purge(upto), None);
+            self.shared.publish(&state);
+            self.shared.settle_in_memory(&mut state);
+        }
+        self.shared.wake();
+        Ok(())
+    }
+}
+
+/// Conversions that the submodules share.
+fn entry_to_raft(entry: quorate_core::Entry) -> io::Result<raft::Entry> {
+    types::entry_to(entry).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}

@@ -1,0 +1,203 @@
+//! Opens the log of a data directory: scan, decide, make the recovered state durable.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_core::LogId;
+use quorate_core::disk::{Disk, File, OpenMode, read_file, replace_file};
+use quorate_core::identity::{self, IdentityError};
+use quorate_core::log::format::{LogIdentity, parse_segment_name, segment_name};
+use quorate_core::log::recovery::{Recovered, SegmentFacts, recover, scan_segment};
+use quorate_core::log::{Damage, LogWriter};
+
+use super::worker::{LogWorker, Segments};
+use super::{LogConfig, LogStore, Slot, State};
+use crate::jobs::Jobs;
+use crate::platform::Platform;
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Durable data is damaged. Nothing was changed.
+    #[error(
+        "{}: {damage}. Nothing was changed. Do not start this node with this directory again: remove the node from the \
+         cluster, move the directory away, and join it anew with an empty one", dir.display()
+    )]
+    Damage {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is damaged.
+        damage: Damage,
+    },
+    /// The identity file is damaged. Nothing was changed.
+    #[error("{}: {error}", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: IdentityError,
+    },
+    /// An I/O error.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
+}
+
+/// A log that was opened.
+#[derive(Debug)]
+pub struct Opened<P: Platform> {
+    /// The log store, ready.
+    pub store: LogStore<P>,
+    /// Who the directory belongs to.
+    pub identity: LogIdentity,
+    /// Counts starts of this node on this directory, this one included.
+    pub boot_epoch: u64,
+    /// Whether this node has a vote or a log from an earlier start.
+    pub has_history: bool,
+}
+
+/// Opens the log in `dir`, which exists and is locked by this process. `fresh` is the identity that an empty directory
+/// gets; `applied` is what the store has durably applied.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open<P: Platform>(
+    disk: &P::Disk,
+    jobs: &Jobs<P::Disk>,
+    dir: &Path,
+    config: LogConfig,
+    fresh: LogIdentity,
+    applied: Option<LogId>,
+) -> Result<Opened<P>, OpenError> {
+    let job_dir = dir.to_owned();
+    let recovery = move |disk: &P::Disk| recover_dir::<P>(disk, &job_dir, config, fresh, applied);
+    let stopped = |e| OpenError::Io { path: dir.to_owned(), error: io::Error::other(e) };
+    let (state, writer, segments, identity) = jobs.run(recovery).await.map_err(stopped)??;
+    let opened_epoch = writer.boot_epoch();
+    let has_history = state.vote.is_some() || state.purged.is_some() || !state.slots.is_empty();
+    let store = LogStore::new(state, config, Some(jobs.clone()));
+    let wake = disk.start("log", LogWorker::<P>::new(&store.shared, writer, segments));
+    // Nobody else has the store yet, so nothing was set before.
+    let _ = store.shared.wake.set(wake);
+    store.start_sealer();
+    Ok(Opened { store, identity, boot_epoch: opened_epoch, has_history })
+}
+
+type Parts<P> = (super::StateOf<P>, LogWriter, Segments<<P as Platform>::Disk>, LogIdentity);
+
+fn recover_dir<P: Platform>(
+    disk: &P::Disk,
+    dir: &Path,
+    config: LogConfig,
+    fresh: LogIdentity,
+    applied: Option<LogId>,
+) -> Result<Parts<P>, OpenError> {
+    let known = read_identity(disk, dir)?;
+    let mut facts = scan_dir(disk, dir, known)?;
+    let damaged = |damage| OpenError::Damage { dir: dir.to_owned(), damage };
+    let recovered = recover(&facts, known, applied).map_err(damaged)?;
+    facts.clear();
+    let identity = known.or(recovered.log).unwrap_or(fresh);
+    report(dir, &recovered);
+    let Recovered { mut resume, last_batch_at, entries, .. } = recovered;
+    if let Some((segment, offset, len)) = last_batch_at {
+        let bytes = read_exactly(disk, &dir.join(segment_name(segment)), offset, len)?;
+        resume.last_batch = Some((segment, offset, bytes));
+    }
+    let base = resume.base.clone();
+    let (mut writer, first) = LogWriter::open(identity, config.options, resume);
+    let mut segments = Segments::new(disk.clone(), dir.to_owned());
+    let io_error = |path: &Path, error| OpenError::Io { path: path.to_owned(), error };
+    segments.perform(&first.steps).map_err(|e| io_error(dir, e))?;
+    writer.on_done();
+    if known.is_none() {
+        let path = dir.join(identity::FILE_NAME);
+        replace_file(disk, &path, &identity::encode(identity)).map_err(|e| io_error(&path, e))?;
+    }
+    let mut files = BTreeMap::new();
+    for (_, place, _) in &entries {
+        if !files.contains_key(&place.segment) {
+            let path = dir.join(segment_name(place.segment));
+            let file = disk.open(&path, OpenMode::Read).map_err(|e| io_error(&path, e))?;
+            files.insert(place.segment, Arc::new(file));
+        }
+    }
+    files.extend(segments.current());
+    let slots: VecDeque<Slot> =
+        entries.into_iter().map(|(id, place, _)| Slot { id, ticket: 0, place: Some(place), entry: None }).collect();
+    let state = State {
+        vote: base.vote,
+        committed: base.committed,
+        purged: base.purged,
+        durable: slots.len(),
+        evicted: slots.len(),
+        slots,
+        cached_bytes: 0,
+        inbox: Vec::new(),
+        pushed: 0,
+        seal: false,
+        closing: false,
+        failed: None,
+        files,
+    };
+    Ok((state, writer, segments, identity))
+}
+
+fn read_identity<D: Disk>(disk: &D, dir: &Path) -> Result<Option<LogIdentity>, OpenError> {
+    let path = dir.join(identity::FILE_NAME);
+    match read_file(disk, &path) {
+        Ok(bytes) => identity::decode(&bytes).map(Some).map_err(|error| OpenError::Identity { path, error }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(OpenError::Io { path, error }),
+    }
+}
+
+/// Reads one segment after another, never more than one at a time.
+fn scan_dir<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    known: Option<LogIdentity>,
+) -> Result<BTreeMap<u64, SegmentFacts>, OpenError> {
+    let names = disk.list(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), error })?;
+    let mut facts = BTreeMap::new();
+    for number in names.iter().filter_map(|name| parse_segment_name(name)) {
+        let path = dir.join(segment_name(number));
+        let bytes = read_file(disk, &path).map_err(|error| OpenError::Io { path, error })?;
+        facts.insert(number, scan_segment(number, &Bytes::from(bytes), known));
+    }
+    Ok(facts)
+}
+
+fn read_exactly<D: Disk>(disk: &D, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>, OpenError> {
+    let io_error = |error| OpenError::Io { path: path.to_owned(), error };
+    let file = disk.open(path, OpenMode::Read).map_err(io_error)?;
+    let mut bytes = vec![0; usize::try_from(len).map_err(|e| io_error(io::Error::other(e)))?];
+    let got = file.read_at(offset, &mut bytes).map_err(io_error)?;
+    if got < bytes.len() {
+        return Err(io_error(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(bytes)
+}
+
+fn report(dir: &Path, recovered: &Recovered) {
+    let base = &recovered.resume.base;
+    if let Some((segment, offset)) = recovered.cut {
+        let segment = segment_name(segment);
+        tracing::info!(%segment, offset, "cut a torn tail: a flush that was never acknowledged");
+    }
+    if recovered.reset {
+        let last = base.last.map(|id| id.to_string());
+        tracing::info!(last, "reset the log to the snapshot that was installed last");
+    }
+    if recovered.log.is_some() {
+        let (entries, vote) = (recovered.entries.len(), base.vote.map(|v| v.to_string()));
+        tracing::info!(dir = %dir.display(), entries, vote, last = base.last.map(|id| id.to_string()), "log recovered");
+    }
+}

@@ -1,0 +1,186 @@
+//! Writes the log: takes what was pushed, performs the flush that [`LogWriter`] makes of it, and tells who waited.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use openraft::async_runtime::watch::WatchSender;
+use quorate_core::disk::{Disk, File, OpenMode, Step, Worker};
+use quorate_core::log::format::segment_name;
+use quorate_core::log::{Flush, LogWriter, WriteStep};
+
+use super::{Shared, Waiter};
+use crate::jobs::lock;
+use crate::platform::Platform;
+
+/// Performs flush steps on a directory.
+pub(super) struct Segments<D: Disk> {
+    disk: D,
+    dir: PathBuf,
+    current: Option<(u64, Arc<D::File>)>,
+}
+
+impl<D: Disk> Segments<D> {
+    pub(super) fn new(disk: D, dir: PathBuf) -> Self {
+        Self { disk, dir, current: None }
+    }
+
+    /// The segment that was created last, to be read from.
+    pub(super) fn current(&self) -> Option<(u64, Arc<D::File>)> {
+        self.current.clone()
+    }
+
+    fn file(&mut self, segment: u64) -> io::Result<Arc<D::File>> {
+        match &self.current {
+            Some((number, file)) if *number == segment => Ok(file.clone()),
+            _ => {
+                let file = Arc::new(self.disk.open(&self.path(segment), OpenMode::Existing)?);
+                self.current = Some((segment, file.clone()));
+                Ok(file)
+            }
+        }
+    }
+
+    fn path(&self, segment: u64) -> PathBuf {
+        self.dir.join(segment_name(segment))
+    }
+
+    /// Performs the steps in order, up to the first error.
+    pub(super) fn perform(&mut self, steps: &[WriteStep]) -> io::Result<()> {
+        steps.iter().try_for_each(|step| {
+            let segment = match step {
+                WriteStep::Create { segment, .. }
+                | WriteStep::Write { segment, .. }
+                | WriteStep::Sync { segment }
+                | WriteStep::Delete { segment } => *segment,
+            };
+            let path = self.path(segment);
+            self.step(step, &path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+        })
+    }
+
+    fn step(&mut self, step: &WriteStep, path: &Path) -> io::Result<()> {
+        match step {
+            WriteStep::Create { segment, len, header } => {
+                let file = Arc::new(self.disk.open(path, OpenMode::CreateNew)?);
+                file.allocate(*len)?;
+                file.write_at(0, header)?;
+                file.sync()?;
+                self.disk.sync_dir(&self.dir)?;
+                self.current = Some((*segment, file));
+                Ok(())
+            }
+            WriteStep::Write { segment, offset, bytes } => self.file(*segment)?.write_at(*offset, bytes),
+            WriteStep::Sync { segment } => self.file(*segment)?.sync(),
+            WriteStep::Delete { .. } => self.disk.remove(path),
+        }
+    }
+}
+
+/// The log's [`Worker`].
+pub(super) struct LogWorker<P: Platform> {
+    shared: Weak<Shared<P>>,
+    writer: LogWriter,
+    segments: Segments<P::Disk>,
+    /// Who waits for which ticket, in order.
+    waiting: VecDeque<(u64, Waiter<P::Runtime>)>,
+    failed: bool,
+}
+
+/// A flush that has been performed.
+pub(super) struct Flushed<F> {
+    flush: Flush,
+    created: Option<(u64, Arc<F>)>,
+    result: io::Result<()>,
+}
+
+impl<P: Platform> LogWorker<P> {
+    pub(super) fn new(shared: &Arc<Shared<P>>, writer: LogWriter, segments: Segments<P::Disk>) -> Self {
+        Self { shared: Arc::downgrade(shared), writer, segments, waiting: VecDeque::new(), failed: false }
+    }
+
+    /// Fails everybody who waits or will wait: what is on the disk after an I/O error is unknown, and a second sync
+    /// could succeed for pages that the first one lost.
+    fn fail(&mut self, shared: &Shared<P>, error: &io::Error) {
+        self.failed = true;
+        let mut orphans: Vec<_> = self.waiting.drain(..).map(|(_, waiter)| waiter).collect();
+        {
+            let mut state = lock(&shared.state);
+            state.failed = Some((error.kind(), error.to_string()));
+            orphans.extend(state.inbox.drain(..).filter_map(|(_, waiter)| waiter));
+        }
+        for waiter in orphans {
+            waiter.tell(Err(io::Error::new(error.kind(), error.to_string())));
+        }
+    }
+}
+
+impl<P: Platform> Worker for LogWorker<P> {
+    type Done = Flushed<<P::Disk as Disk>::File>;
+
+    fn work(&mut self) -> Step<Self::Done> {
+        let Some(shared) = self.shared.upgrade() else { return Step::Stop };
+        if self.failed {
+            return Step::Stop;
+        }
+        let (inbox, seal, closing) = {
+            let mut state = lock(&shared.state);
+            (std::mem::take(&mut state.inbox), std::mem::take(&mut state.seal), state.closing)
+        };
+        for (record, waiter) in inbox {
+            let ticket = self.writer.push(record);
+            self.waiting.extend(waiter.map(|waiter| (ticket, waiter)));
+        }
+        if seal {
+            self.writer.push_seal();
+        }
+        let Some(mut flush) = self.writer.next_batch() else {
+            return if closing { Step::Stop } else { Step::Idle };
+        };
+        let result = self.segments.perform(&flush.steps);
+        let created = flush.steps.iter().any(|s| matches!(s, WriteStep::Create { .. }));
+        let created = if created { self.segments.current() } else { None };
+        // The bytes are of no use any more; the numbers in the steps are.
+        flush.steps.retain(|s| matches!(s, WriteStep::Delete { .. }));
+        Step::Done(Flushed { flush, created, result })
+    }
+
+    fn done(&mut self, Flushed { flush, created, result }: Self::Done) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if let Err(e) = result {
+            tracing::error!(error = %e, "writing the log failed: this node stops");
+            self.fail(&shared, &e);
+            return;
+        }
+        self.writer.on_done();
+        {
+            let mut state = lock(&shared.state);
+            for step in &flush.steps {
+                if let WriteStep::Delete { segment } = step {
+                    state.files.remove(segment);
+                }
+            }
+            state.files.extend(created);
+            let first = state.first_index();
+            for (ticket, id, place) in &flush.placed {
+                let slot = id.index.checked_sub(first).and_then(|at| state.slots.get_mut(at as usize));
+                // The entry may have been truncated since, and another be in its place: credit by ticket.
+                if let Some(slot) = slot.filter(|slot| slot.ticket == *ticket) {
+                    slot.place = Some(*place);
+                }
+            }
+            while state.slots.get(state.durable).is_some_and(|slot| slot.place.is_some()) {
+                state.durable += 1;
+            }
+            state.evict(shared.config.cache_bytes);
+            shared.publish(&state);
+        }
+        lock(&shared.unsealed).send_if_different(if flush.sealed { 0 } else { flush.through });
+        while self.waiting.front().is_some_and(|(ticket, _)| *ticket <= flush.through) {
+            if let Some((_, waiter)) = self.waiting.pop_front() {
+                waiter.tell(Ok(()));
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Files through the operating system; a worker is a thread.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread::{self, Thread};
+
+use quorate_core::disk::{Disk, File, OpenMode, Step, Wake, Worker};
+
+/// The operating system's files.
+#[derive(Clone, Debug, Default)]
+pub struct RealDisk;
+
+/// An open file.
+#[derive(Debug)]
+pub struct RealFile(fs::File);
+
+/// Unparks a worker's thread.
+#[derive(Clone, Debug)]
+pub struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(&self) {
+        self.0.unpark();
+    }
+}
+
+impl File for RealFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut got = 0;
+        while got < buf.len() {
+            match self.0.read_at(&mut buf[got..], offset + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(got)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            // The file system cannot reserve; real zeros do.
+            Err(e) if e == rustix::io::Errno::OPNOTSUPP => {
+                let zeros = vec![0; 1 << 20];
+                let mut at = self.len()?;
+                while at < len {
+                    let count = (len - at).min(zeros.len() as u64);
+                    self.write_at(at, &zeros[..count as usize])?;
+                    at += count;
+                }
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+impl Disk for RealDisk {
+    type File = RealFile;
+    type Wake = Unpark;
+    type Lock = fs::File;
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<RealFile> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => {}
+            OpenMode::Existing => {
+                options.write(true);
+            }
+            OpenMode::CreateNew => {
+                options.write(true).create_new(true);
+            }
+            OpenMode::Create => {
+                options.write(true).create(true);
+            }
+        }
+        options.open(path).map(RealFile)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
+        fs::create_dir_all(dir)?;
+        for dir in missing {
+            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            self.sync_dir(parent)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, dir: &Path) -> io::Result<fs::File> {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(dir.join("lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(e)) => Err(e),
+        }
+    }
+
+    fn start<W: Worker>(&self, name: &str, mut worker: W) -> Unpark {
+        let run = move || loop {
+            match worker.work() {
+                Step::Done(done) => worker.done(done),
+                Step::Idle => thread::park(),
+                Step::Stop => return,
+            }
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        Unpark(thread.expect("the operating system gives a process its few disk threads").thread().clone())
+    }
+}

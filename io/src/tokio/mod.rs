@@ -1,0 +1,32 @@
+//! The production binding of the three seams: tokio, files, TCP.
+
+mod disk;
+mod net;
+mod runtime;
+
+pub use disk::{RealDisk, RealFile};
+pub use net::{TcpListener, TcpNet};
+pub use runtime::TokioRuntime;
+
+use crate::platform::Platform;
+
+/// tokio, files, TCP.
+#[derive(Clone, Debug, Default)]
+pub struct TokioPlatform {
+    disk: RealDisk,
+    net: TcpNet,
+}
+
+impl Platform for TokioPlatform {
+    type Runtime = TokioRuntime;
+    type Disk = RealDisk;
+    type Net = TcpNet;
+
+    fn disk(&self) -> &RealDisk {
+        &self.disk
+    }
+
+    fn net(&self) -> &TcpNet {
+        &self.net
+    }
+}
