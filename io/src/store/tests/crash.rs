@@ -138,35 +138,49 @@ fn a_failed_commit_is_not_tried_again() {
     });
 }
 
-/// Damage anywhere in the file is refused at open, or lies where no pair is.
+/// Damage anywhere in the file is refused at open, or lies where no pair is. It never brings back an earlier commit.
 #[test]
 fn damage_is_never_served() {
     block_on(async {
-        let dir = TempDir::new();
-        let disk = CutDisk::never();
-        let mut rig = Rig::open(Some((&disk, &dir))).await.unwrap();
-        let changes: Vec<Change> = (0..3000_u32).map(|n| (n.to_be_bytes().to_vec(), Some(vec![n as u8; 60]))).collect();
-        rig.apply(1, &changes).await;
-        rig.build().await.unwrap();
-        let expected = rig.store.state_hash().unwrap();
-        rig.close().await;
-        let path = dir.0.join("store-1.redb");
-        let whole = std::fs::read(&path).unwrap();
-        let mut refused = 0;
-        for at in (0..whole.len()).step_by(4096).flat_map(|page| [page + 9, page + 700]) {
-            let mut damaged = whole.clone();
-            damaged[at] ^= 0x20;
-            std::fs::write(&path, &damaged).unwrap();
-            match Rig::open(Some((&disk, &dir))).await {
-                Ok(rig) => {
-                    assert_eq!(rig.store.state_hash().unwrap(), expected, "damage at {at}");
-                    assert_eq!(rig.store.applied(), Some(LogId::new(1, 1)));
-                    rig.close().await;
-                }
-                Err(StoreError::Damaged { .. } | StoreError::UnknownVersion { .. }) => refused += 1,
-                Err(other) => panic!("damage at {at}: {other}"),
+        for clean in [true, false] {
+            let dir = TempDir::new();
+            let disk = CutDisk::never();
+            let mut rig = Rig::open(Some((&disk, &dir))).await.unwrap();
+            for index in [1, 2] {
+                let pair = |n: u32| (n.to_be_bytes().to_vec(), Some(vec![(n as u8).wrapping_add(index as u8); 60]));
+                rig.apply(index, &(0..3000).map(pair).collect::<Vec<Change>>()).await;
+                rig.build().await.unwrap();
             }
+            let expected = rig.store.state_hash().unwrap();
+            if !clean {
+                disk.cut_after(0);
+            }
+            rig.close().await;
+            disk.cut_after(i64::MAX);
+            let refused = damage_every_page(&dir, &disk, expected).await;
+            assert!(refused > 20, "{refused}");
         }
-        assert!(refused > 20, "{refused}");
     });
+}
+
+/// How many of the damages were refused.
+async fn damage_every_page(dir: &TempDir, disk: &CutDisk, expected: u64) -> usize {
+    let path = dir.0.join("store-1.redb");
+    let whole = std::fs::read(&path).unwrap();
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(4096).flat_map(|page| [page + 9, page + 700]) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x20;
+        std::fs::write(&path, &damaged).unwrap();
+        match Rig::open(Some((disk, dir))).await {
+            Ok(rig) => {
+                assert_eq!(rig.store.applied(), Some(LogId::new(1, 2)), "damage at {at}");
+                assert_eq!(rig.store.state_hash().unwrap(), expected, "damage at {at}");
+                rig.close().await;
+            }
+            Err(StoreError::Damaged { .. } | StoreError::UnknownVersion { .. }) => refused += 1,
+            Err(other) => panic!("damage at {at}: {other}"),
+        }
+    }
+    refused
 }

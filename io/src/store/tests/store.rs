@@ -1,13 +1,16 @@
 //! Single duties of the store.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt;
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use quorate_core::{LogId, Member, Membership, NodeId, StateRef};
 
 use super::rig::{ALL_DURABLE, Change, CutDisk, Rig, TempDir, block_on, pairs};
+use crate::jobs::Jobs;
 use crate::snapshot::SnapshotReceiver;
-use crate::store::StoreError;
+use crate::store::{BaseView, Freeze, Layer, Position, StoreError, redb};
 use crate::types::{membership_from, membership_to, raft};
 
 fn put(key: &str, value: &str) -> Change {
@@ -89,7 +92,9 @@ fn an_install_fences_a_commit_that_was_on_its_way() {
         let snapshot = leader.build().await.unwrap();
         let data = rig.receive(&snapshot).await;
         rig.store.install_snapshot(&snapshot.meta, data).await.unwrap();
+        let old_file = std::fs::read(dir.0.join("store-1.redb")).unwrap();
         let built = builder.build_snapshot().await.unwrap();
+        assert_eq!(std::fs::read(dir.0.join("store-1.redb")).unwrap(), old_file, "written after the switch");
         assert_eq!(built.meta.last_log_id.unwrap().index(), 9);
         assert_eq!(rig.store.state_hash().unwrap(), leader.store.state_hash().unwrap());
         assert_eq!(&held.get(b"old").unwrap()[..], b"1");
@@ -151,6 +156,60 @@ fn a_transfer_that_goes_wrong_is_refused_and_leaves_no_file() {
         assert_eq!(rig.store.state_hash().unwrap(), leader.store.state_hash().unwrap());
         rig.close().await;
         assert_eq!(dir.names(), ["CURRENT", "store-2.redb"]);
+    });
+}
+
+#[test]
+fn what_was_received_is_checked_again_when_it_is_installed() {
+    block_on(async {
+        let dir = TempDir::new();
+        let mut rig = Rig::open(Some((&CutDisk::never(), &dir))).await.unwrap();
+        rig.apply(1, &[put("a", "1")]).await;
+        let mut leader = Rig::open(None).await.unwrap();
+        leader.apply(9, &[put("new", "9")]).await;
+        let snapshot = leader.build().await.unwrap();
+        let data = rig.receive(&snapshot).await;
+        let incoming = dir.0.join("incoming-0.snap");
+        let mut bytes = std::fs::read(&incoming).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&incoming, &bytes).unwrap();
+        let error = rig.store.install_snapshot(&snapshot.meta, data).await.unwrap_err();
+        assert!(error.to_string().contains("checksum"), "{error}");
+        assert_eq!(&rig.store.view().get(b"a").unwrap()[..], b"1");
+        rig.close().await;
+        assert_eq!(dir.names(), ["CURRENT", "store-1.redb"]);
+    });
+}
+
+#[test]
+fn a_commit_that_starts_from_another_entry_is_refused() {
+    block_on(async {
+        let dir = TempDir::new();
+        let jobs = Jobs::start(&CutDisk::never(), "store");
+        let owner = jobs.clone();
+        let path = dir.0.clone();
+        let outcome = jobs.run(move |disk| {
+            let options = redb::Options { cache_bytes: 1 << 20, verify: true };
+            let opened = redb::open(disk, &path, options, &owner).unwrap();
+            let base = Arc::new(opened.view);
+            let to = |index| Position { applied: Some(LogId::new(1, index)), ..Position::default() };
+            let freeze = |generation, from, index| Freeze {
+                generation,
+                from,
+                to: to(index),
+                layer: Layer::default(),
+                base: BaseView::Redb(base.clone()),
+            };
+            let commit = |freeze| redb::commit(&base, &freeze).unwrap().is_some();
+            let (one, generation) = (Some(LogId::new(1, 1)), opened.generation);
+            [
+                commit(freeze(generation, None, 1)),
+                commit(freeze(generation, None, 1)),
+                commit(freeze(generation + 1, one, 2)),
+                commit(freeze(generation, one, 2)),
+            ]
+        });
+        assert_eq!(outcome.await.unwrap(), [true, false, false, true]);
     });
 }
 
