@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::types::{Entry, LogId, Member, Membership, NodeId, Payload, StoredMembership, Vote};
 
@@ -83,7 +83,7 @@ impl From<VoteProto> for Vote {
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
-struct MemberProto {
+pub(crate) struct MemberProto {
     #[prost(uint64, tag = "1")]
     id: u64,
     #[prost(string, tag = "2")]
@@ -92,6 +92,17 @@ struct MemberProto {
     peer_addrs: Vec<String>,
     #[prost(string, repeated, tag = "4")]
     api_addrs: Vec<String>,
+}
+
+impl MemberProto {
+    pub(crate) fn new(id: NodeId, member: &Member) -> Self {
+        let Member { name, peer_addrs, api_addrs } = member.clone();
+        Self { id: id.0, name, peer_addrs, api_addrs }
+    }
+
+    pub(crate) fn into_parts(self) -> (NodeId, Member) {
+        (NodeId(self.id), Member { name: self.name, peer_addrs: self.peer_addrs, api_addrs: self.api_addrs })
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -167,12 +178,7 @@ pub(crate) fn decode_log_id(bytes: &[u8]) -> Result<LogId, DecodeError> {
 /// The encoded membership.
 pub(crate) fn encode_membership(membership: &Membership) -> Vec<u8> {
     let configs = membership.configs.iter().map(|c| ConfigProto { voters: c.iter().map(|id| id.0).collect() });
-    let members = membership.members.iter().map(|(id, m)| MemberProto {
-        id: id.0,
-        name: m.name.clone(),
-        peer_addrs: m.peer_addrs.clone(),
-        api_addrs: m.api_addrs.clone(),
-    });
+    let members = membership.members.iter().map(|(id, member)| MemberProto::new(*id, member));
     MembershipProto { configs: configs.collect(), members: members.collect() }.encode_to_vec()
 }
 
@@ -187,9 +193,9 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, DecodeError>
         return Err(invalid("it has neither one configuration nor two"));
     }
     let mut members = BTreeMap::new();
-    for m in proto.members {
-        let member = Member { name: m.name, peer_addrs: m.peer_addrs, api_addrs: m.api_addrs };
-        if members.insert(NodeId(m.id), member).is_some() {
+    for member in proto.members {
+        let (id, member) = member.into_parts();
+        if members.insert(id, member).is_some() {
             return Err(invalid("a member occurs twice"));
         }
     }
@@ -276,11 +282,6 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, DecodeError> {
 
 /// An upper bound of what [`encode_entry`] adds to a command's bytes.
 pub(crate) const ENTRY_OVERHEAD_MAX: usize = 40;
-
-/// How many bytes a length-delimited field with this tag takes for a content of `len` bytes.
-pub(crate) fn field_len(tag: u32, len: usize) -> usize {
-    encoded_len_varint(u64::from(tag) << 3) + encoded_len_varint(len as u64) + len
-}
 
 #[cfg(test)]
 pub(crate) mod tests {

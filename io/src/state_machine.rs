@@ -17,7 +17,6 @@ use quorate_core::snapshot::Manifest;
 use quorate_core::{LogId, StateMachine, StoredMembership};
 
 use crate::jobs::{Jobs, lock};
-use crate::log_store::DurableWatch;
 use crate::platform::Platform;
 use crate::snapshot::{SnapshotData, Source};
 use crate::store::{BaseView, Batch, Fault, Freeze, Layers, Position, StoreError, View, memory, redb};
@@ -30,6 +29,9 @@ use crate::types::{
 const PUBLISH_EVERY: usize = 64;
 
 type WatchOf<P> = <<P as Platform>::Runtime as AsyncRuntime>::Watch;
+
+/// Follows the last entry that is durable in the local log. Builds fail once its sender is dropped.
+pub type DurableWatch<P> = <WatchOf<P> as Watch>::Receiver<Option<LogId>>;
 
 /// `true` while the store has more bytes in memory than [`StoreConfig::dirty_bytes_max`].
 pub type PressureWatch<P> = <WatchOf<P> as Watch>::Receiver<bool>;
@@ -104,22 +106,19 @@ impl<P: Platform> fmt::Debug for StateMachineStore<P> {
     }
 }
 
-/// The durable state as it was found, before there is a log to go with it: recovering the log needs to know D, and the
-/// store needs to know how far the log is durable.
-pub struct OpenedStore<P: Platform> {
-    location: Location<P::Disk>,
-    config: StoreConfig,
-    generation: u64,
-    base: BaseView,
-    position: Position,
-}
-
-impl<P: Platform> OpenedStore<P> {
-    /// Opens the store at its durable state, D. Removes what interrupted installs and transfers left.
+impl<P: Platform> StateMachineStore<P> {
+    /// Opens the store at its durable state, D; openraft applies what the log has above it. Nothing above what
+    /// `durable` says of the local log is committed; its value does not matter until the first snapshot is built.
+    /// Removes what interrupted installs and transfers left.
     ///
     /// # Errors
     /// The disk fails, the data is damaged, or a newer program wrote it.
-    pub async fn open(location: Location<P::Disk>, config: StoreConfig) -> Result<Self, StoreError> {
+    pub async fn open(
+        location: Location<P::Disk>,
+        config: StoreConfig,
+        machine: Arc<dyn StateMachine>,
+        durable: DurableWatch<P>,
+    ) -> Result<Self, StoreError> {
         let (generation, base, manifest) = match &location {
             Location::Memory => (0, BaseView::Memory(OrdMap::new()), Manifest::default()),
             Location::Dir { jobs, dir } => {
@@ -128,35 +127,11 @@ impl<P: Platform> OpenedStore<P> {
                 (opened.generation, BaseView::Redb(Arc::new(opened.view)), opened.manifest)
             }
         };
-        Ok(Self { location, config, generation, base, position: manifest.into() })
-    }
-
-    /// D: the last entry that the durable state has in it. openraft applies what the log has above it.
-    pub fn applied(&self) -> Option<LogId> {
-        self.position.applied
-    }
-
-    /// The membership in force at D.
-    pub fn membership(&self) -> &StoredMembership {
-        &self.position.membership
-    }
-}
-
-impl<P: Platform> fmt::Debug for OpenedStore<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpenedStore({:?} at {:?})", self.location, self.applied())
-    }
-}
-
-impl<P: Platform> StateMachineStore<P> {
-    /// The store at D, applying with `machine`; it commits nothing above what `durable` says of the local log.
-    pub fn new(opened: OpenedStore<P>, machine: Arc<dyn StateMachine>, durable: DurableWatch<P>) -> Self {
-        let OpenedStore { location, config, generation, base, position } = opened;
         let fault = Fault::default();
-        let layers = Mutex::new(Layers::new(generation, base, position, fault.clone()));
+        let layers = Mutex::new(Layers::new(generation, base, manifest.into(), fault.clone()));
         let (pressure, _) = WatchOf::<P>::channel(false);
         let (pressure, incoming) = (Mutex::new(pressure), AtomicU64::new(0));
-        Self { inner: Arc::new(Inner { layers, location, config, machine, durable, pressure, incoming, fault }) }
+        Ok(Self { inner: Arc::new(Inner { layers, location, config, machine, durable, pressure, incoming, fault }) })
     }
 
     /// The newest state: immutable, O(1), and waits for no disk.

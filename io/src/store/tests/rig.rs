@@ -17,7 +17,7 @@ use quorate_core::{LogId, StateMachine, StateMut, StateRef};
 use crate::jobs::Jobs;
 use crate::platform::Platform;
 use crate::snapshot::{SnapshotData, SnapshotReceiver};
-use crate::state_machine::{Location, OpenedStore, Snapshot, StateMachineStore, StoreConfig};
+use crate::state_machine::{Location, Snapshot, StateMachineStore, StoreConfig};
 use crate::store::{StoreError, View};
 use crate::tokio::{RealDisk, RealFile, TcpNet, TokioRuntime};
 use crate::types::{Command, log_id_to, raft};
@@ -227,10 +227,10 @@ impl Rig {
             None => Location::Memory,
             Some((disk, dir)) => Location::Dir { jobs: Jobs::start(disk, "store"), dir: dir.0.clone() },
         };
-        let opened =
-            OpenedStore::open(location, StoreConfig { cache_bytes: 1 << 20, ..StoreConfig::default() }).await?;
+        let config = StoreConfig { cache_bytes: 1 << 20, ..StoreConfig::default() };
         let (durable, watch) = WatchOf::channel(ALL_DURABLE);
-        Ok(Self { store: StateMachineStore::new(opened, Arc::new(Script), watch), durable })
+        let store = StateMachineStore::open(location, config, Arc::new(Script), watch).await?;
+        Ok(Self { store, durable })
     }
 
     pub async fn apply(&mut self, index: u64, changes: &[Change]) {

@@ -1,0 +1,124 @@
+//! Why a node does not start, and why it stopped.
+
+use std::io;
+use std::path::PathBuf;
+
+use quorate_core::founding::{FoundingError, RecordDamage};
+
+use crate::log_store::OpenError;
+use crate::store::StoreError;
+
+/// Exit codes for a process that runs a node. 0 is a clean stop, 2 is bad usage (from the command line parser).
+pub mod exit_code {
+    /// Anything that is not listed.
+    pub const FAILED: u8 = 1;
+    /// Durable data is damaged: starting again will not help, see the message for what will.
+    pub const DAMAGED: u8 = 3;
+    /// The disk failed while the node ran or started: see to the disk, then start again.
+    pub const DISK_FAILED: u8 = 4;
+    /// The cluster does not know this node, or not as what it is: see the message.
+    pub const NOT_A_MEMBER: u8 = 5;
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The peer address cannot be listened at.
+    #[error("cannot listen for peers at {addr}: {error}")]
+    Listen {
+        /// As configured.
+        addr: String,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// Another process uses the data directory.
+    #[error("{} is in use by another process; every node needs a data directory of its own", .0.display())]
+    Locked(PathBuf),
+    /// An I/O error.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system says.
+        error: io::Error,
+    },
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The founding record is damaged.
+    #[error("{}: {error}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: RecordDamage,
+    },
+    /// The directory holds files of several nodes.
+    #[error(
+        "{}: the founding record does not name the node that the log belongs to; files of different nodes are mixed, \
+         or the log was removed. Move the directory away and join this node anew with an empty one", .0.display()
+    )]
+    MixedUp(PathBuf),
+    /// The node is to join a cluster that does not know it.
+    #[error(
+        "--initial-cluster-state is existing, but {} holds no data: this node belongs to no cluster. If it lost its \
+         disk, remove its old identity from the cluster and join it anew; to found a new cluster use 'new'", .0
+    )]
+    NoHistory(String),
+    /// The founding list does not name this node.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
+    /// A setting makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// Consensus does not start on what was recovered.
+    #[error("consensus cannot start: {0}")]
+    Raft(String),
+}
+
+impl StartError {
+    /// The exit code for a process that cannot go on: see [`exit_code`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Log(OpenError::Damage { .. } | OpenError::Identity { .. }) | Self::Record { .. } => {
+                exit_code::DAMAGED
+            }
+            Self::Store(StoreError::Damaged { .. }) | Self::MixedUp(_) => exit_code::DAMAGED,
+            Self::Log(OpenError::Io { .. }) | Self::Store(StoreError::Io { .. }) | Self::Io { .. } => {
+                exit_code::DISK_FAILED
+            }
+            Self::NoHistory(_) | Self::Founding(_) => exit_code::NOT_A_MEMBER,
+            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) | Self::Raft(_) => {
+                exit_code::FAILED
+            }
+        }
+    }
+}
+
+/// Why a running node has stopped by itself. It answers nothing any more and votes for nobody.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopError {
+    /// Its storage failed. What it had acknowledged is safe; it must not go on with what it can no longer write.
+    #[error("storage failed: {0}")]
+    Storage(String),
+    /// It can neither found nor enter a cluster.
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
+    /// Consensus stopped.
+    #[error("consensus stopped: {0}")]
+    Raft(String),
+}
+
+impl StopError {
+    /// The exit code for a process that cannot go on: see [`exit_code`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Storage(_) => exit_code::DISK_FAILED,
+            Self::Founding(_) => exit_code::NOT_A_MEMBER,
+            Self::Raft(_) => exit_code::FAILED,
+        }
+    }
+}

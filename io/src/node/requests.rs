@@ -1,0 +1,285 @@
+//! Writes and reads, from any node: what this node cannot do itself it hands to the leader.
+//!
+//! A write is tried again only while it is certain that it was not applied; the first uncertain attempt ends it as
+//! *unknown* (design: FoundationDB's `commit_unknown_result`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::type_config::alias::InstantOf;
+use openraft::{Instant, ReadPolicy};
+use openraft_rt::AsyncRuntime;
+use quorate_core::wire::{Failure, Fault, ForwardWrite, LeaderHint, Request, Response};
+use quorate_core::{LogId, NodeId};
+
+use super::Node;
+use crate::error::{Consistency, ReadError, Reason, WriteError, Written};
+use crate::platform::Platform;
+use crate::store::View;
+use crate::transport::{CallError, Target};
+use crate::types::{Command, Types, log_id_from};
+
+/// First and longest pause before a request that was not applied is tried again.
+const RETRY_MIN: Duration = Duration::from_millis(10);
+const RETRY_MAX: Duration = Duration::from_millis(200);
+
+/// One attempt's outcome.
+enum Attempt<T> {
+    Done(T),
+    /// Certainly not applied; worth another try.
+    Again(Reason),
+    Failed(WriteError),
+}
+
+impl<P: Platform> Node<P> {
+    /// Commits a command and returns the state machine's response. Any node takes it.
+    ///
+    /// # Errors
+    /// [`WriteError::NotApplied`] is safe to retry, [`WriteError::Unknown`] may apply twice if retried.
+    pub async fn write(&self, command: Bytes) -> Result<Written, WriteError> {
+        self.admit_write(command.len())?;
+        let _in_flight = self.begin_write()?;
+        let deadline = Self::deadline(self.inner.config.request_timeout);
+        self.until(deadline, async |left| match self.leader() {
+            None => Attempt::Again(Reason::NoLeader),
+            Some((id, _)) if id == self.id() => self.propose(command.clone(), left).await,
+            Some((id, target)) => self.forward_write(id, &target, command.clone(), left).await,
+        })
+        .await
+    }
+
+    /// A consistent, immutable view of the state.
+    ///
+    /// # Errors
+    /// Reads change nothing: trying again is always safe.
+    pub async fn read(&self, consistency: Consistency) -> Result<View, ReadError> {
+        if let Some(error) = self.failure() {
+            return Err(ReadError(Reason::Storage(error.to_string())));
+        }
+        if consistency == Consistency::Stale {
+            return Ok(self.inner.store.view());
+        }
+        let deadline = Self::deadline(self.inner.config.request_timeout);
+        let index = self.until(deadline, async |left| match self.leader() {
+            None => Attempt::Again(Reason::NoLeader),
+            Some((id, _)) if id == self.id() => self.read_index(left).await,
+            Some((_, target)) => self.forward_read_index(&target, left).await,
+        });
+        let index = index.await.map_err(|e| ReadError(e.reason().clone()))?;
+        self.wait_applied(index, Self::left(deadline)).await.map_err(ReadError)?;
+        Ok(self.inner.store.view())
+    }
+
+    /// A write that another node forwarded; tried here only.
+    pub(super) async fn handle_write(&self, forwarded: ForwardWrite) -> Response {
+        let admitted = self.admit_write(forwarded.command.len()).and_then(|()| self.begin_write());
+        let _in_flight = match admitted {
+            Ok(in_flight) => in_flight,
+            Err(e) => return Response::Failed(failure(&e)),
+        };
+        let timeout = Duration::from_millis(forwarded.deadline_ms).min(self.inner.config.request_timeout);
+        match self.propose(forwarded.command, timeout).await {
+            Attempt::Done(written) => Response::Written { log_id: written.log_id, response: written.response },
+            Attempt::Again(_) => Response::NotLeader(self.leader_hint()),
+            Attempt::Failed(e) => Response::Failed(failure(&e)),
+        }
+    }
+
+    /// A read index that another node asks for.
+    pub(super) async fn handle_read_index(&self) -> Response {
+        match self.read_index(self.inner.config.request_timeout).await {
+            Attempt::Done(index) => Response::ReadIndex(index),
+            Attempt::Again(_) => Response::NotLeader(self.leader_hint()),
+            Attempt::Failed(e) => Response::Failed(failure(&e)),
+        }
+    }
+
+    fn deadline(timeout: Duration) -> InstantOf<Types<P::Runtime>> {
+        InstantOf::<Types<P::Runtime>>::now() + timeout
+    }
+
+    fn left(deadline: InstantOf<Types<P::Runtime>>) -> Duration {
+        deadline.saturating_duration_since(InstantOf::<Types<P::Runtime>>::now())
+    }
+
+    fn id(&self) -> NodeId {
+        self.inner.identity.get().node_id
+    }
+
+    fn admit_write(&self, bytes: usize) -> Result<(), WriteError> {
+        let bytes_max = self.inner.config.command_bytes_max;
+        if bytes > bytes_max {
+            let (bytes, bytes_max) = (bytes as u64, bytes_max as u64);
+            return Err(WriteError::NotApplied(Reason::TooLarge { bytes, bytes_max }));
+        }
+        if let Some(error) = self.failure() {
+            return Err(WriteError::NotApplied(Reason::Storage(error.to_string())));
+        }
+        // Four times what asks for a snapshot: the disk does not keep up.
+        if self.inner.store.dirty_bytes() > self.inner.config.store.dirty_bytes_max.saturating_mul(4) {
+            return Err(WriteError::NotApplied(Reason::Overloaded));
+        }
+        Ok(())
+    }
+
+    /// Attempts until one settles the request or the deadline passes.
+    async fn until<T>(
+        &self,
+        deadline: InstantOf<Types<P::Runtime>>,
+        mut attempt: impl AsyncFnMut(Duration) -> Attempt<T>,
+    ) -> Result<T, WriteError> {
+        let mut pause = RETRY_MIN;
+        let mut metrics = self.inner.raft.server_metrics();
+        loop {
+            if self.is_stopping() {
+                return Err(WriteError::NotApplied(Reason::Stopping));
+            }
+            let known = metrics.borrow_and_update().current_leader;
+            let reason = match attempt(Self::left(deadline)).await {
+                Attempt::Done(value) => return Ok(value),
+                Attempt::Failed(error) => return Err(error),
+                Attempt::Again(reason) => reason,
+            };
+            let left = Self::left(deadline);
+            if left.is_zero() {
+                return Err(WriteError::NotApplied(reason));
+            }
+            // A new leader is news at once; an unreachable one is worth another try soon.
+            let news = metrics.wait_until(|m| m.current_leader != known);
+            let _ = P::Runtime::timeout(pause.min(left), news).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    fn leader(&self) -> Option<(NodeId, Target)> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader?;
+        let member = metrics.membership_config.get_node(&id)?;
+        Some((id, Target { node: Some(id), addrs: member.peer_addrs.clone() }))
+    }
+
+    fn leader_hint(&self) -> Option<LeaderHint> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader.filter(|id| *id != metrics.id)?;
+        let member = metrics.membership_config.get_node(&id)?.clone();
+        Some(LeaderHint { id, member })
+    }
+
+    async fn propose(&self, command: Bytes, timeout: Duration) -> Attempt<Written> {
+        let unknown = |reason| Attempt::Failed(WriteError::Unknown(reason));
+        let proposal = self.inner.raft.client_write(Command(command));
+        match P::Runtime::timeout(timeout, proposal).await {
+            Err(_) => unknown(Reason::Timeout),
+            Ok(Ok(written)) => {
+                Attempt::Done(Written { log_id: log_id_from(&written.log_id), response: written.data.0 })
+            }
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => Attempt::Again(forwarded(&to)),
+            Ok(Err(RaftError::APIError(ClientWriteError::PreconditionFailed(e)))) => {
+                Attempt::Failed(WriteError::NotApplied(Reason::Invalid(e.to_string())))
+            }
+            Ok(Err(RaftError::APIError(_))) => unknown(Reason::LeaderChanged),
+            Ok(Err(RaftError::Fatal(fatal))) => unknown(stopped(&fatal)),
+        }
+    }
+
+    async fn forward_write(&self, _to: NodeId, target: &Target, command: Bytes, left: Duration) -> Attempt<Written> {
+        let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Write(ForwardWrite { origin: self.id(), hops: 1, deadline_ms, command });
+        match self.inner.peers.call(target, &request, left).await {
+            Ok(Response::Written { log_id, response }) => Attempt::Done(Written { log_id, response }),
+            Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
+            Ok(Response::Failed(e)) if e.unknown => Attempt::Failed(WriteError::Unknown(reason(e.fault))),
+            Ok(Response::Failed(e)) => match e.fault {
+                Fault::TooLarge { .. } | Fault::Invalid(_) => Attempt::Failed(WriteError::NotApplied(reason(e.fault))),
+                fault => Attempt::Again(reason(fault)),
+            },
+            Ok(_) => Attempt::Failed(WriteError::Unknown(Reason::Invalid("an answer to another question".into()))),
+            Err(CallError::NotSent(e)) => Attempt::Again(Reason::Unreachable(e.to_string())),
+            Err(CallError::Unknown(e)) => Attempt::Failed(WriteError::Unknown(Reason::Unreachable(e.to_string()))),
+        }
+    }
+
+    async fn read_index(&self, timeout: Duration) -> Attempt<LogId> {
+        let asked = self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex);
+        match P::Runtime::timeout(timeout, asked).await {
+            Err(_) => Attempt::Again(Reason::Timeout),
+            Ok(Ok((index, _))) => Attempt::Done(log_id_from(&index.log_id())),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Attempt::Again(forwarded(&to)),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(e)))) => {
+                Attempt::Again(Reason::Unreachable(e.to_string()))
+            }
+            Ok(Err(RaftError::Fatal(fatal))) => Attempt::Failed(WriteError::NotApplied(stopped(&fatal))),
+        }
+    }
+
+    async fn forward_read_index(&self, target: &Target, left: Duration) -> Attempt<LogId> {
+        match self.inner.peers.call(target, &Request::ReadIndex, left).await {
+            Ok(Response::ReadIndex(index)) => Attempt::Done(index),
+            Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
+            Ok(Response::Failed(e)) => Attempt::Again(reason(e.fault)),
+            Ok(_) => Attempt::Again(Reason::Invalid("an answer to another question".into())),
+            Err(e) => Attempt::Again(Reason::Unreachable(e.to_string())),
+        }
+    }
+
+    /// Waits until this node has applied `index`.
+    async fn wait_applied(&self, index: LogId, timeout: Duration) -> Result<(), Reason> {
+        if self.inner.store.applied() >= Some(index) {
+            return Ok(());
+        }
+        let wait = self.inner.raft.wait(Some(timeout));
+        match wait.applied_index_at_least(Some(index.index), "read index").await {
+            Ok(_) => Ok(()),
+            Err(openraft::metrics::WaitError::Timeout(..)) => Err(Reason::Timeout),
+            Err(openraft::metrics::WaitError::ShuttingDown) => Err(Reason::Stopping),
+        }
+    }
+}
+
+fn forwarded<R: AsyncRuntime>(to: &ForwardToLeader<Types<R>>) -> Reason {
+    match to.reason {
+        ForwardReason::NotLeader => Reason::NoLeader,
+        ForwardReason::LeadershipTransfer => Reason::LeaderChanged,
+        ForwardReason::LeaseExpired => Reason::Unreachable("the leader has lost touch with its quorum".to_owned()),
+    }
+}
+
+fn stopped<R: AsyncRuntime>(fatal: &Fatal<Types<R>>) -> Reason {
+    match fatal {
+        Fatal::StorageError(e) => Reason::Storage(e.to_string()),
+        Fatal::Stopped | Fatal::Panicked => Reason::Stopping,
+    }
+}
+
+fn reason(fault: Fault) -> Reason {
+    match fault {
+        Fault::NoLeader => Reason::NoLeader,
+        Fault::LeaderChanged => Reason::LeaderChanged,
+        Fault::Timeout => Reason::Timeout,
+        Fault::Overloaded => Reason::Overloaded,
+        Fault::TooLarge { bytes, bytes_max } => Reason::TooLarge { bytes, bytes_max },
+        Fault::Stopping => Reason::Stopping,
+        Fault::NotReady(text) | Fault::Unreachable(text) | Fault::Other(text) => Reason::Unreachable(text),
+        Fault::Storage(text) => Reason::Storage(text),
+        Fault::Invalid(text) => Reason::Invalid(text),
+    }
+}
+
+fn failure(error: &WriteError) -> Failure {
+    let fault = match error.reason().clone() {
+        Reason::NoLeader => Fault::NoLeader,
+        Reason::LeaderChanged => Fault::LeaderChanged,
+        Reason::Timeout => Fault::Timeout,
+        Reason::Overloaded => Fault::Overloaded,
+        Reason::TooLarge { bytes, bytes_max } => Fault::TooLarge { bytes, bytes_max },
+        Reason::Stopping => Fault::Stopping,
+        Reason::Unreachable(text) => Fault::Unreachable(text),
+        Reason::Storage(text) => Fault::Storage(text),
+        Reason::Invalid(text) => Fault::Invalid(text),
+    };
+    Failure { unknown: matches!(error, WriteError::Unknown(_)), fault }
+}

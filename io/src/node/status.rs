@@ -1,0 +1,124 @@
+//! What a node says about itself and its cluster.
+
+use std::collections::BTreeMap;
+
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::alias::WatchReceiverOf;
+use quorate_core::{ClusterId, MemberStatus, NodeId, Observation, classify};
+
+use super::Node;
+use crate::platform::Platform;
+use crate::types::{Types, membership_from};
+
+/// The cluster as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// The cluster; [`ClusterId::NONE`] before it is founded.
+    pub cluster_id: ClusterId,
+    /// The node that says so.
+    pub node_id: NodeId,
+    /// The newest term it has seen.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Every member, by id.
+    pub nodes: Vec<MemberStatus>,
+}
+
+/// Whether a process should be restarted, and whether it should be sent requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// `Err` says why the process should be restarted.
+    pub live: Result<(), String>,
+    /// `Err` says why it cannot serve just now.
+    pub ready: Result<(), String>,
+}
+
+/// Who leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The newest term that the node has seen.
+    pub term: u64,
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// Whether that is this node.
+    pub is_local: bool,
+}
+
+/// Follows [`Leadership`].
+pub struct LeadershipWatch<P: Platform> {
+    metrics: WatchReceiverOf<Types<P::Runtime>, openraft::metrics::RaftServerMetrics<Types<P::Runtime>>>,
+    seen: Leadership,
+}
+
+impl<P: Platform> LeadershipWatch<P> {
+    /// As it is now.
+    pub fn current(&self) -> Leadership {
+        let metrics = self.metrics.borrow_watched();
+        let leader = metrics.current_leader;
+        Leadership { term: metrics.vote.leader_id.term, leader, is_local: leader == Some(metrics.id) }
+    }
+
+    /// Waits until it differs from what was returned last; `None` once the node has stopped.
+    pub async fn changed(&mut self) -> Option<Leadership> {
+        loop {
+            let now = self.current();
+            if now != self.seen {
+                self.seen = now;
+                return Some(now);
+            }
+            self.metrics.changed().await.ok()?;
+        }
+    }
+}
+
+impl<P: Platform> Node<P> {
+    /// Every member and what it is doing, as this node sees it.
+    pub fn cluster(&self) -> ClusterStatus {
+        let inner = &self.inner;
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = membership_from(metrics.membership_config.membership());
+        let mut observed: BTreeMap<NodeId, Observation> = membership
+            .members
+            .keys()
+            .filter_map(|id| {
+                let reachable = crate::jobs::lock(&inner.reachable).get(id).copied()?;
+                Some((*id, Observation { reachable, candidate: false }))
+            })
+            .collect();
+        let candidate = metrics.state == ServerState::Candidate;
+        observed.insert(inner.identity.get().node_id, Observation { reachable: true, candidate });
+        ClusterStatus {
+            cluster_id: inner.identity.get().cluster_id,
+            node_id: inner.identity.get().node_id,
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            nodes: classify(&membership, metrics.current_leader, &observed),
+        }
+    }
+
+    /// Follows who leads. The first [`LeadershipWatch::changed`] returns at once if a leader is known.
+    pub fn leadership(&self) -> LeadershipWatch<P> {
+        LeadershipWatch { metrics: self.inner.raft.server_metrics(), seen: Leadership::default() }
+    }
+
+    /// Whether the node works, and whether it can serve.
+    pub fn health(&self) -> Health {
+        let failed = self.failure().map_or(Ok(()), |e| Err(e.to_string()));
+        let ready = failed.clone().and_then(|()| {
+            if self.is_stopping() {
+                return Err("the node is stopping".to_owned());
+            }
+            if self.inner.identity.get().cluster_id == ClusterId::NONE {
+                return Err("the cluster is not founded yet: waiting for the peers of --initial-cluster".to_owned());
+            }
+            match self.leadership().current().leader {
+                Some(_) => Ok(()),
+                None => Err("no leader is known".to_owned()),
+            }
+        });
+        Health { live: failed, ready }
+    }
+}

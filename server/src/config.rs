@@ -1,0 +1,458 @@
+//! The command line and the environment, parsed into a [`ServerConfig`] that holds together.
+//!
+//! Every flag has a default, so plain `quorate` starts a durable single node in `./data`; every flag can be given as a
+//! variable `QUORATE_…` instead (`--data-dir` is `QUORATE_DATA_DIR`), and the flag wins. A long flag may be written
+//! with one dash, as Go programs do: `-name n1` is `--name n1`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use quorate_io::{InitialClusterState, NodeConfig, StoreKind};
+
+use crate::address::Address;
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Failures that need a person.
+    Error,
+    /// Things that may need one.
+    Warn,
+    /// The life of the node.
+    Info,
+    /// What it decides, openraft included.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ClusterState {
+    New,
+    Existing,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Store {
+    Redb,
+    Memory,
+}
+
+/// A durable, linearizable JSON key-value store over REST.
+///
+/// Without any flag it starts a single node whose data is in ./data and whose API is at http://127.0.0.1:8080.
+/// An address is written http://host:port, host:port or :port (every IPv4 interface). A long flag may have one dash.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, max_term_width = 120)]
+struct Args {
+    /// Name of this node, for people and for --initial-cluster. Not its identity, which is made once per data directory
+    #[arg(long, env = "QUORATE_NAME", default_value = "default")]
+    name: String,
+
+    /// Directory for everything durable; created if it is not there
+    #[arg(long, env = "QUORATE_DATA_DIR", value_name = "DIR", default_value = "./data")]
+    data_dir: PathBuf,
+
+    /// Address at which the REST API listens
+    #[arg(long, env = "QUORATE_API_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    api_addr: Address,
+
+    /// A second address at which the same REST API listens
+    #[arg(long, env = "QUORATE_CLIENT_URL", value_name = "ADDR")]
+    client_url: Option<Address>,
+
+    /// Address at which this node listens for its peers
+    #[arg(long, env = "QUORATE_PEER_URL", value_name = "ADDR", default_value = "http://127.0.0.1:2380")]
+    peer_url: Address,
+
+    /// Address of the REST API that clients and peers are told [default: the addresses it listens at]
+    #[arg(long, env = "QUORATE_ADVERTISE_CLIENT_URL", value_name = "ADDR")]
+    advertise_client_url: Option<Address>,
+
+    /// Address that peers dial [default: this node's entry in --initial-cluster, else --peer-url]
+    #[arg(long, env = "QUORATE_ADVERTISE_PEER_URL", value_name = "ADDR")]
+    advertise_peer_url: Option<Address>,
+
+    /// The nodes that found the cluster, the same list on each: n1=http://10.0.0.1:2380,n2=… [default: this node alone]
+    #[arg(long, env = "QUORATE_INITIAL_CLUSTER", value_name = "NAME=ADDR,…")]
+    initial_cluster: Option<String>,
+
+    /// `new` may found a cluster; `existing` only joins one, or restarts in one
+    #[arg(long, env = "QUORATE_INITIAL_CLUSTER_STATE", value_name = "STATE", default_value = "new")]
+    initial_cluster_state: ClusterState,
+
+    /// Keeps clusters apart that are founded from the same list of nodes
+    #[arg(long, env = "QUORATE_INITIAL_CLUSTER_TOKEN", value_name = "TOKEN", default_value = "quorate")]
+    initial_cluster_token: String,
+
+    /// Where the state is kept: `redb` on disk, `memory` nowhere else
+    #[arg(long, env = "QUORATE_STORE", default_value = "redb")]
+    store: Store,
+
+    /// Interval of the leader's heartbeats, in milliseconds
+    #[arg(long, env = "QUORATE_HEARTBEAT_MS", value_name = "MS", default_value_t = 50,
+          value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    heartbeat_ms: u64,
+
+    /// Least time without a heartbeat before a node campaigns, in milliseconds; at least twice --heartbeat-ms
+    #[arg(long, env = "QUORATE_ELECTION_TIMEOUT_MIN_MS", value_name = "MS", default_value_t = 200,
+          value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    election_timeout_min_ms: u64,
+
+    /// Most time without a heartbeat before a node campaigns, in milliseconds; more than --election-timeout-min-ms
+    #[arg(long, env = "QUORATE_ELECTION_TIMEOUT_MAX_MS", value_name = "MS", default_value_t = 400,
+          value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    election_timeout_max_ms: u64,
+
+    /// How much is logged, to stderr
+    #[arg(long, env = "QUORATE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: LogLevel,
+
+    /// How a log line is written
+    #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    log_format: LogFormat,
+}
+
+/// Everything the server is told at its start. Made by [`ServerConfig::parse`] alone, which establishes that
+/// 1. the name is not empty and has no `=`, `,` or control character;
+/// 2. every address that others dial has a port and is no wildcard;
+/// 3. in a new cluster the initial members include this node, under the address it advertises, and no name or address
+///    twice;
+/// 4. 2 × heartbeat ≤ least election timeout < most election timeout.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    name: String,
+    data_dir: PathBuf,
+    api_listen: Vec<Address>,
+    api_advertise: Option<Address>,
+    peer_listen: Address,
+    peer_advertise: Address,
+    initial_cluster: Vec<(String, Address)>,
+    initial_cluster_state: InitialClusterState,
+    initial_cluster_token: String,
+    store: StoreKind,
+    heartbeat: Duration,
+    election_timeout_min: Duration,
+    election_timeout_max: Duration,
+    log_level: LogLevel,
+    log_format: LogFormat,
+}
+
+/// Why there is no configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The user asked for this text (`--help`, `--version`): print it to stdout and exit with 0.
+    #[error("{0}")]
+    Information(String),
+    /// A flag or a variable makes no sense: one line that names it, says why and what to do. Exit with 2.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl ServerConfig {
+    /// Parses a command line, the program's name first; the environment stands in for flags that are not there.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, ConfigError> {
+        let command = Args::command();
+        let args: Vec<_> = args.into_iter().map(|arg| two_dashes(arg.into(), &command)).collect();
+        let args = command.try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
+        Self::from_args(args.map_err(|error| one_line(&error))?)
+    }
+
+    fn from_args(args: Args) -> Result<Self, ConfigError> {
+        if !is_name(&args.name) {
+            return Err(bad("--name", &args.name, "a name is not empty and has no '=', ',' or control character"));
+        }
+        let initial_cluster = args.initial_cluster.as_deref().map_or(Ok(Vec::new()), initial_members)?;
+        let own_entry = initial_cluster.iter().find(|(name, _)| *name == args.name).map(|(_, address)| address);
+        if args.peer_url.port() == 0 {
+            return Err(bad("--peer-url", &args.peer_url, "peers need to know the port; write another than 0"));
+        }
+        for (flag, address) in
+            [("--advertise-client-url", &args.advertise_client_url), ("--advertise-peer-url", &args.advertise_peer_url)]
+        {
+            address.as_ref().map_or(Ok(()), |address| dialable(flag, address))?;
+        }
+        let new = matches!(args.initial_cluster_state, ClusterState::New);
+        if new && !initial_cluster.is_empty() && own_entry.is_none() {
+            let list = args.initial_cluster.as_deref().unwrap_or_default();
+            let why = format!("this node, {:?}, is not in the list; add it, or set --name", args.name);
+            return Err(bad("--initial-cluster", list, &why));
+        }
+        let peer_advertise = match (&args.advertise_peer_url, own_entry) {
+            (Some(told), Some(listed)) if new && told != listed => {
+                let why = format!("--initial-cluster lists {} at {listed}; write the same address in both", args.name);
+                return Err(bad("--advertise-peer-url", told, &why));
+            }
+            (Some(told), _) => told.clone(),
+            (None, Some(listed)) => listed.clone(),
+            (None, None) if !args.peer_url.is_wildcard() => args.peer_url.clone(),
+            (None, None) if new => args.peer_url.at_loopback(),
+            (None, None) => {
+                let why = "peers cannot dial every interface; set --advertise-peer-url to the address they reach";
+                return Err(bad("--peer-url", &args.peer_url, why));
+            }
+        };
+        check_timing(&args)?;
+        let mut api_listen = vec![args.api_addr];
+        api_listen.extend(args.client_url.filter(|url| *url != api_listen[0]));
+        let initial_cluster = match initial_cluster {
+            list if list.is_empty() => vec![(args.name.clone(), peer_advertise.clone())],
+            list => list,
+        };
+        Ok(Self {
+            name: args.name,
+            data_dir: args.data_dir,
+            api_listen,
+            api_advertise: args.advertise_client_url,
+            peer_listen: args.peer_url,
+            peer_advertise,
+            initial_cluster,
+            initial_cluster_state: if new { InitialClusterState::New } else { InitialClusterState::Existing },
+            initial_cluster_token: args.initial_cluster_token,
+            store: match args.store {
+                Store::Redb => StoreKind::Redb,
+                Store::Memory => StoreKind::Memory,
+            },
+            heartbeat: Duration::from_millis(args.heartbeat_ms),
+            election_timeout_min: Duration::from_millis(args.election_timeout_min_ms),
+            election_timeout_max: Duration::from_millis(args.election_timeout_max_ms),
+            log_level: args.log_level,
+            log_format: args.log_format,
+        })
+    }
+
+    /// Where the REST API listens: one address or two.
+    pub fn api_listen(&self) -> &[Address] {
+        &self.api_listen
+    }
+
+    /// How much is logged.
+    pub fn log_level(&self) -> LogLevel {
+        self.log_level
+    }
+
+    /// How a log line is written.
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
+
+    /// The node's part of it. `api_bound` are the addresses that the API is bound to: they are what the node tells
+    /// others unless `--advertise-client-url` says otherwise, a wildcard replaced by the host that peers dial.
+    pub fn node_config(&self, api_bound: &[Address]) -> NodeConfig {
+        let advertised = |bound: &Address| match bound.is_wildcard() {
+            true => bound.at_host_of(&self.peer_advertise).to_string(),
+            false => bound.to_string(),
+        };
+        let api_addrs = match &self.api_advertise {
+            Some(address) => vec![address.to_string()],
+            None => api_bound.iter().map(advertised).collect(),
+        };
+        NodeConfig {
+            name: self.name.clone(),
+            data_dir: self.data_dir.clone(),
+            peer_listen: self.peer_listen.to_string(),
+            peer_addrs: vec![self.peer_advertise.to_string()],
+            api_addrs,
+            initial_cluster: self.initial_cluster.iter().map(|(n, address)| (n.clone(), address.to_string())).collect(),
+            initial_cluster_state: self.initial_cluster_state,
+            initial_cluster_token: self.initial_cluster_token.clone(),
+            store: self.store,
+            heartbeat: self.heartbeat,
+            election_timeout_min: self.election_timeout_min,
+            election_timeout_max: self.election_timeout_max,
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| matches!(c, '=' | ',') || c.is_control())
+}
+
+fn bad(flag: &str, value: &(impl ToString + ?Sized), why: &str) -> ConfigError {
+    ConfigError::Usage(format!("{flag} {:?}: {why}", value.to_string()))
+}
+
+fn dialable(flag: &str, address: &Address) -> Result<(), ConfigError> {
+    if address.is_wildcard() || address.port() == 0 {
+        return Err(bad(flag, address, "nobody can dial this; write the host and the port that others reach"));
+    }
+    Ok(())
+}
+
+fn initial_members(list: &str) -> Result<Vec<(String, Address)>, ConfigError> {
+    let flag = "--initial-cluster";
+    let mut members: Vec<(String, Address)> = Vec::new();
+    for entry in list.split(',') {
+        let Some((name, address)) = entry.split_once('=').filter(|(name, _)| is_name(name)) else {
+            return Err(bad(flag, entry, "an entry is name=address; write n1=http://10.0.0.1:2380,n2=…"));
+        };
+        let address: Address = address.parse().map_err(|error| bad(flag, entry, &format!("{error}")))?;
+        dialable(flag, &address)?;
+        if members.iter().any(|(n, a)| n == name || *a == address) {
+            return Err(bad(flag, entry, "the name or the address is in the list twice; remove one of them"));
+        }
+        members.push((name.to_owned(), address));
+    }
+    Ok(members)
+}
+
+fn check_timing(args: &Args) -> Result<(), ConfigError> {
+    let (heartbeat, min, max) = (args.heartbeat_ms, args.election_timeout_min_ms, args.election_timeout_max_ms);
+    if min < 2 * heartbeat {
+        let why = format!("it must be at least twice --heartbeat-ms ({heartbeat}); raise it or lower the other");
+        return Err(bad("--election-timeout-min-ms", &min, &why));
+    }
+    if max <= min {
+        let why = format!("it must be more than --election-timeout-min-ms ({min}); raise it or lower the other");
+        return Err(bad("--election-timeout-max-ms", &max, &why));
+    }
+    Ok(())
+}
+
+/// `-name` and `-name=x` become `--name` and `--name=x` if there is such a flag.
+fn two_dashes(arg: OsString, command: &clap::Command) -> OsString {
+    let is_long = |name: &str| {
+        ["help", "version"].contains(&name) || command.get_arguments().any(|flag| flag.get_long() == Some(name))
+    };
+    match arg.to_str().and_then(|text| text.strip_prefix('-')) {
+        Some(text) if is_long(text.split('=').next().unwrap_or(text)) => format!("--{text}").into(),
+        _ => arg,
+    }
+}
+
+/// clap's paragraphs on one line, without the usage.
+fn one_line(error: &clap::Error) -> ConfigError {
+    let text = error.to_string();
+    if !error.use_stderr() {
+        return ConfigError::Information(text);
+    }
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
+    let line = lines.join("; ");
+    ConfigError::Usage(format!("{} (quorate --help lists every flag)", line.strip_prefix("error: ").unwrap_or(&line)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &str) -> Result<ServerConfig, ConfigError> {
+        ServerConfig::parse(std::iter::once("quorate").chain(args.split_whitespace()))
+    }
+
+    fn node(args: &str) -> NodeConfig {
+        let config = parse(args).expect(args);
+        config.node_config(config.api_listen())
+    }
+
+    #[test]
+    fn no_flag_is_a_durable_single_node_on_loopback() {
+        let config = node("");
+        assert_eq!(config.name, "default");
+        assert_eq!(config.data_dir, PathBuf::from("./data"));
+        assert_eq!(config.peer_listen, "127.0.0.1:2380");
+        assert_eq!(config.peer_addrs, ["127.0.0.1:2380"]);
+        assert_eq!(config.api_addrs, ["127.0.0.1:8080"]);
+        assert_eq!(config.initial_cluster, [("default".to_owned(), "127.0.0.1:2380".to_owned())]);
+        assert_eq!(config.initial_cluster_state, InitialClusterState::New);
+        assert_eq!(config.store, StoreKind::Redb);
+    }
+
+    #[test]
+    fn the_seed_command_line_works() {
+        let config = node(
+            "-name n2 -data-dir ./data/n2 -client-url http://127.0.0.1:2381 -peer-url=http://127.0.0.1:2382 \
+             -api-addr :8081 -initial-cluster n1=http://127.0.0.1:2380,n2=http://127.0.0.1:2382 \
+             -initial-cluster-token raftbase-demo",
+        );
+        assert_eq!(config.name, "n2");
+        assert_eq!(config.peer_addrs, ["127.0.0.1:2382"]);
+        assert_eq!(config.api_addrs, ["127.0.0.1:8081", "127.0.0.1:2381"]);
+        assert_eq!(config.initial_cluster.len(), 2);
+        assert_eq!(config.initial_cluster_token, "raftbase-demo");
+    }
+
+    #[test]
+    fn what_is_advertised() {
+        let listed =
+            node("--name a --peer-url :2380 --api-addr :80 --initial-cluster a=a.example:2380,b=b.example:2380");
+        assert_eq!(listed.peer_addrs, ["a.example:2380"]);
+        assert_eq!(listed.api_addrs, ["a.example:80"]);
+        assert_eq!(node("--peer-url :2380").peer_addrs, ["127.0.0.1:2380"]);
+        let told = node("--advertise-peer-url p:1 --advertise-client-url c:2");
+        assert_eq!((told.peer_addrs, told.api_addrs), (vec!["p:1".to_owned()], vec!["c:2".to_owned()]));
+        let joining = "--initial-cluster-state existing --initial-cluster a=a:1 --name b --peer-url b:2";
+        assert_eq!(node(joining).peer_addrs, ["b:2"]);
+        assert_eq!(node(joining).initial_cluster.len(), 1);
+        assert_eq!(parse("--client-url 127.0.0.1:8080").expect("valid").api_listen().len(), 1);
+    }
+
+    #[test]
+    fn a_bad_flag_is_one_line_that_names_it() {
+        for (args, parts) in [
+            ("--nme x", &["--nme", "--name"][..]),
+            ("-nme x", &["-n"]),
+            ("stray", &["stray"]),
+            ("--name", &["--name", "value"]),
+            ("--name a=b", &["--name \"a=b\"", "="]),
+            ("--api-addr localhost", &["--api-addr", "localhost", "port"]),
+            ("--api-addr https://a:1", &["--api-addr", "https"]),
+            ("--peer-url 127.0.0.1:0", &["--peer-url", "0"]),
+            ("--advertise-peer-url :2380", &["--advertise-peer-url", "0.0.0.0:2380"]),
+            ("--advertise-client-url a:0", &["--advertise-client-url", "a:0"]),
+            ("--advertise-peer-url b:1 --initial-cluster default=a:1", &["--advertise-peer-url", "a:1", "b:1"]),
+            ("--initial-cluster a=a:1", &["--initial-cluster", "\"default\"", "--name"]),
+            ("--initial-cluster a=a:1 --advertise-peer-url b:1", &["--initial-cluster", "\"default\"", "--name"]),
+            ("--initial-cluster a", &["--initial-cluster \"a\"", "name=address"]),
+            ("--initial-cluster default=a:1,", &["--initial-cluster \"\"", "name=address"]),
+            ("--initial-cluster default=a:1,default=b:1", &["default=b:1", "twice"]),
+            ("--initial-cluster default=a:1,b=a:1", &["b=a:1", "twice"]),
+            ("--initial-cluster default=:1", &["--initial-cluster", "0.0.0.0:1"]),
+            ("--initial-cluster-state maybe", &["--initial-cluster-state", "maybe", "new, existing"]),
+            ("--initial-cluster-state existing --peer-url :1", &["--peer-url", "--advertise-peer-url"]),
+            ("--store boltdb", &["--store", "boltdb", "redb, memory"]),
+            ("--heartbeat-ms 0", &["--heartbeat-ms", "0"]),
+            ("--heartbeat-ms soon", &["--heartbeat-ms", "soon"]),
+            ("--heartbeat-ms 150", &["--election-timeout-min-ms \"200\"", "--heartbeat-ms (150)"]),
+            ("--election-timeout-max-ms 200", &["--election-timeout-max-ms \"200\"", "min-ms (200)"]),
+            ("--log-level loud", &["--log-level", "loud", "error, warn, info, debug, trace"]),
+            ("--log-format xml", &["--log-format", "xml", "json, text"]),
+        ] {
+            let Err(ConfigError::Usage(line)) = parse(args) else { panic!("{args} was taken") };
+            assert_eq!(line.lines().count(), 1, "{line}");
+            for part in parts {
+                assert!(line.contains(part), "{args}: {part:?} is not in {line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        for args in ["--help", "-h", "-help", "--version", "-V", "-version"] {
+            assert!(matches!(parse(args), Err(ConfigError::Information(_))), "{args}");
+        }
+    }
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        for flag in Args::command().get_arguments() {
+            let Some(long) = flag.get_long().filter(|long| !["help", "version"].contains(long)) else { continue };
+            let variable = format!("QUORATE_{}", long.replace('-', "_").to_uppercase());
+            assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(variable.as_str()));
+        }
+    }
+}
