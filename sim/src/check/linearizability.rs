@@ -12,6 +12,7 @@
 mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::history::{Consistency, Item, Op, Operation, Outcome, Violation, well_formed};
 use search::{Action, Call, Found, Search, State};
@@ -104,7 +105,8 @@ fn calls_by_key(history: &[Operation]) -> BTreeMap<&str, Vec<Call>> {
             (Op::List { prefix, consistency: Consistency::Linearizable }, Outcome::List { items, .. }) => {
                 let items: BTreeMap<&str, &Item> = items.iter().map(|item| (item.key.as_str(), item)).collect();
                 let listed = items.keys().filter(|key| !key.starts_with(prefix.as_str()));
-                let matching = by_key.range::<str, _>(prefix.as_str()..).map(|(key, _)| key);
+                let matching =
+                    by_key.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded)).map(|(key, _)| key);
                 let matching = matching.take_while(|key| key.starts_with(prefix.as_str()));
                 let read: Vec<&str> = matching.chain(listed).copied().collect();
                 for key in read {

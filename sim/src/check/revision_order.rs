@@ -66,7 +66,7 @@ pub struct LogWrite {
 /// What is known besides the history.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Evidence<'a> {
-    /// The committed log's effective writes, in order, up to the end. It may lack a prefix (compacted away).
+    /// The effective writes of the committed log since `base_revision`, in order: all of them, up to the end.
     pub log: Option<&'a [LogWrite]>,
     /// The store's revision before the history; the store was empty then.
     pub base_revision: u64,
@@ -81,7 +81,7 @@ pub struct Summary {
     pub acknowledged: u64,
     /// Writes of unknown outcome that are known to have taken effect: (revision, operation).
     pub unknown_applied: Vec<(u64, usize)>,
-    /// Revisions of which nobody knows what they did. None if there is a whole log.
+    /// Revisions of which nobody knows what they did: none if the log was given.
     pub hidden: u64,
 }
 

@@ -21,6 +21,13 @@ struct Cell<'a> {
     operation: Option<usize>,
 }
 
+impl Cell<'_> {
+    /// A key that is known to be missing at `revision`, without anyone known to have removed it.
+    const fn missing(revision: u64) -> Self {
+        Self { value: None, mod_revision: revision, create_revision: None, version: None, operation: None }
+    }
+}
+
 /// Replays all known writes in the order of revisions and compares every answer with the state at its revision.
 pub(super) fn replay(timeline: &mut Timeline<'_>) -> Result<(), Violation> {
     let slots = std::mem::take(&mut timeline.slots);
@@ -70,7 +77,7 @@ impl<'a> Store<'_, 'a> {
         } else {
             if !hidden {
                 cell.create_revision = alive.map_or(Some(revision), |cell| cell.create_revision);
-                cell.version = alive.map_or(Some(1), |cell| cell.version.map(|version| version + 1));
+                cell.version = alive.map_or(Some(1), |cell| cell.version.and_then(|version| version.checked_add(1)));
             }
             let outcome = slot.operation.map(|index| &self.timeline.history[index].outcome);
             if let Some(Outcome::Put { create_revision, version, .. }) = outcome {
@@ -107,7 +114,7 @@ impl<'a> Store<'_, 'a> {
         }
         let matching = self.cells.range(prefix..).take_while(|(key, _)| key.starts_with(prefix));
         let unlisted = matching.filter(|(key, cell)| cell.value.is_some() && !listed.contains_key(*key));
-        let unlisted: Vec<&str> = unlisted.map(|(key, _)| *key).collect();
+        let unlisted: Vec<&'a str> = unlisted.map(|(key, _)| *key).collect();
         unlisted.into_iter().try_for_each(|key| self.missing(revision, key, index))
     }
 
@@ -134,8 +141,8 @@ impl<'a> Store<'_, 'a> {
     }
 
     /// Checks that `key` was missing.
-    fn missing(&mut self, revision: u64, key: &str, index: usize) -> Result<(), Violation> {
-        let Some(cell) = self.cells.get_mut(key) else { return Ok(()) };
+    fn missing(&mut self, revision: u64, key: &'a str, index: usize) -> Result<(), Violation> {
+        let cell = self.cells.entry(key).or_insert(Cell::missing(revision));
         let Some(value) = cell.value else {
             cell.mod_revision = revision;
             return Ok(());
@@ -146,7 +153,7 @@ impl<'a> Store<'_, 'a> {
             return Err(Violation::new(READ_STATE, explanation, self.parties(key, index)));
         }
         self.timeline.use_hidden_delete(key);
-        *cell = Cell { value: None, mod_revision: revision, create_revision: None, version: None, operation: None };
+        *cell = Cell::missing(revision);
         Ok(())
     }
 

@@ -62,14 +62,13 @@ impl<'a> Timeline<'a> {
             loose_puts: BTreeMap::new(),
             loose_deletes: BTreeMap::new(),
         };
-        let mut last = None;
+        let mut last = evidence.base_revision;
         for write in evidence.log.unwrap_or_default() {
-            let follows = last.map_or(write.revision > evidence.base_revision, |last| write.revision == last + 1);
-            if !follows {
-                let explanation = format!("revision {} comes after {last:?}", write.revision);
+            if last.checked_add(1) != Some(write.revision) {
+                let explanation = format!("revision {} comes after {last}", write.revision);
                 return Err(Violation::new(LOG_CONSECUTIVE, explanation, []));
             }
-            last = Some(write.revision);
+            last = write.revision;
             let value = write.value.as_deref();
             let operation = match value {
                 Some(value) => Some(timeline.writer(&write.key, value, write.revision, None)?),
@@ -86,7 +85,7 @@ impl<'a> Timeline<'a> {
         for (index, operation) in self.history.iter().enumerate() {
             let Some(revision) = operation.outcome.revision() else { continue };
             let written = operation.written_revision();
-            let first = self.evidence.base_revision + u64::from(written.is_some());
+            let first = self.evidence.base_revision.saturating_add(u64::from(written.is_some()));
             if revision < first {
                 let explanation = format!("revision {revision}, but the history starts at {first}");
                 return Err(Violation::new(REAL_TIME, explanation, [index]));
@@ -250,8 +249,9 @@ impl<'a> Timeline<'a> {
             if self.history[index].op.is_stale_read() {
                 continue;
             }
-            let writes = u64::from(self.placed[index].is_some());
-            if let Some((floor, before)) = floor.filter(|(floor, _)| revision < floor + writes) {
+            let writes = self.placed[index].is_some();
+            let behind = |floor: u64| revision < floor || (writes && revision == floor);
+            if let Some((floor, before)) = floor.filter(|(floor, _)| behind(*floor)) {
                 let explanation =
                     format!("#{index} has revision {revision}, but #{before} came before it with {floor}");
                 return Err(Violation::new(REAL_TIME, explanation, [before, index]));
