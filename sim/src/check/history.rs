@@ -113,7 +113,7 @@ pub enum Outcome {
     List {
         /// The store's revision at the read.
         revision: u64,
-        /// All that matched.
+        /// All that matched, in ascending order of keys.
         items: Vec<Item>,
     },
     /// A write had no effect and never will have; or a read failed.

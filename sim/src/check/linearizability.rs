@@ -46,32 +46,26 @@ pub fn check(history: &[Operation], steps_max: u64) -> Verdict {
     for (key, calls) in calls_by_key(history) {
         match Search::new(&calls).run(steps_max) {
             Found::Order => {}
-            Found::Nothing { ordered, blocked, holds, pending } => {
-                let writer = holds.and_then(|state| writer(&calls, state));
-                let held = match (holds, writer) {
-                    (Some(State::MISSING), _) => "is missing".to_owned(),
-                    (_, Some(writer)) => format!("holds what #{writer} put"),
-                    _ => "holds something".to_owned(),
-                };
-                let blocked = calls[blocked].operation;
+            Found::Nothing { ordered, blocked, last_write, pending } => {
+                let [last_write, blocked] =
+                    [last_write, Some(blocked)].map(|call| call.map(|call| calls[call].operation));
+                let name =
+                    |operation: Option<usize>| operation.map_or("nothing".to_owned(), |index| format!("#{index}"));
                 let explanation = format!(
-                    "no order explains {key}: at best {ordered} of {} operations come first, then {key} {held} and \
-                     #{blocked} can neither come next nor wait",
-                    calls.len()
+                    "no order explains {key}: at best {ordered} of {} operations come first, the last write among them \
+                     being {}, and then {} can neither come next nor wait",
+                    calls.len(),
+                    name(last_write),
+                    name(blocked),
                 );
                 let pending = pending.into_iter().map(|call| calls[call].operation);
-                let parties = pending.chain(writer).chain([blocked]);
+                let parties = pending.chain(last_write).chain(blocked);
                 return Verdict::Violation(Violation::new(LINEARIZABLE, explanation, parties));
             }
             Found::BudgetSpent => inconclusive.push(key.to_owned()),
         }
     }
     if inconclusive.is_empty() { Verdict::Linearizable } else { Verdict::Inconclusive { keys: inconclusive } }
-}
-
-/// The operation that puts the value of `state`.
-fn writer(calls: &[Call], state: State) -> Option<usize> {
-    calls.iter().find(|call| call.action == Action::Put(state)).map(|call| call.operation)
 }
 
 /// The calls on every key, by invocation.

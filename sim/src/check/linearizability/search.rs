@@ -60,8 +60,8 @@ pub(super) enum Found {
         ordered: usize,
         /// the call that must come next and cannot,
         blocked: usize,
-        /// the state before it, if any call was ordered at all,
-        holds: Option<State>,
+        /// the call that wrote last before it,
+        last_write: Option<usize>,
         /// and the calls in flight then.
         pending: Vec<usize>,
     },
@@ -153,9 +153,10 @@ impl<'a> Search<'a> {
             // `call` completed, so nothing that comes later in the list can be ordered before it.
             if furthest_len.is_none_or(|len| stack.len() > len) {
                 furthest_len = Some(stack.len());
-                let holds = (!stack.is_empty()).then_some(state);
+                let writes = |(call, _): &&(usize, State)| !matches!(self.calls[*call].action, Action::Read(_));
+                let last_write = stack.iter().rfind(writes).map(|(call, _)| *call);
                 let pending = self.pending(place);
-                furthest = Some(Found::Nothing { ordered: stack.len(), blocked: call, holds, pending });
+                furthest = Some(Found::Nothing { ordered: stack.len(), blocked: call, last_write, pending });
             }
             let Some((last, before)) = stack.pop() else {
                 return furthest.unwrap_or(Found::Order);

@@ -104,12 +104,14 @@ impl<'a> Store<'_, 'a> {
     }
 
     fn list(&mut self, revision: u64, prefix: &'a str, items: &'a [Item], index: usize) -> Result<(), Violation> {
-        let mut listed = BTreeMap::new();
+        let mut listed: BTreeMap<&str, &Item> = BTreeMap::new();
         for item in items {
-            if !item.key.starts_with(prefix) || listed.insert(item.key.as_str(), item).is_some() {
-                let explanation = format!("{item} is listed twice or does not start with {prefix:?}");
+            let ascends = listed.last_key_value().is_none_or(|(last, _)| *last < item.key.as_str());
+            if !ascends || !item.key.starts_with(prefix) {
+                let explanation = format!("{item} is out of order or does not start with {prefix:?}");
                 return Err(Violation::new(READ_STATE, explanation, [index]));
             }
+            listed.insert(&item.key, item);
             self.present(revision, &item.key, item, index)?;
         }
         let matching = self.cells.range(prefix..).take_while(|(key, _)| key.starts_with(prefix));

@@ -268,7 +268,7 @@ impl<'a> Timeline<'a> {
         invoked.sort_unstable();
         for &Known { revision, by_ns } in &self.known {
             let hidden = self.hidden_between(self.evidence.base_revision, revision);
-            let candidates = invoked.partition_point(|invoke_ns| *invoke_ns < by_ns) as u64;
+            let candidates = invoked.partition_point(|invoke_ns| *invoke_ns <= by_ns) as u64;
             if hidden > candidates {
                 let knows = self.history.iter().position(|operation| {
                     operation.effect_before_ns() == Some(by_ns)
@@ -307,7 +307,7 @@ impl<'a> Timeline<'a> {
 
     fn can_hide(&self, loose: &BTreeMap<&str, VecDeque<(u64, usize)>>, key: &str, after: u64, up_to: u64) -> bool {
         let earliest = loose.get(key).and_then(VecDeque::front);
-        earliest.is_some_and(|(invoke_ns, _)| *invoke_ns < self.known_by_ns(up_to))
+        earliest.is_some_and(|(invoke_ns, _)| *invoke_ns <= self.known_by_ns(up_to))
             && self.hidden_between(after, up_to) > 0
     }
 
