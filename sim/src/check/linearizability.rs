@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::history::{Consistency, Item, Op, Operation, Outcome, Violation, well_formed};
-use search::{Action, Call, Found, Search, State};
+use search::{Action, Call, Found, Search, State, Stuck};
 
 /// There is an order of the operations on a key that explains all answers.
 pub const LINEARIZABLE: &str = "linearizability";
@@ -46,26 +46,30 @@ pub fn check(history: &[Operation], steps_max: u64) -> Verdict {
     for (key, calls) in calls_by_key(history) {
         match Search::new(&calls).run(steps_max) {
             Found::Order => {}
-            Found::Nothing { ordered, blocked, last_write, pending } => {
-                let [last_write, blocked] =
-                    [last_write, Some(blocked)].map(|call| call.map(|call| calls[call].operation));
-                let name =
-                    |operation: Option<usize>| operation.map_or("nothing".to_owned(), |index| format!("#{index}"));
-                let explanation = format!(
-                    "no order explains {key}: at best {ordered} of {} operations come first, the last write among them \
-                     being {}, and then {} can neither come next nor wait",
-                    calls.len(),
-                    name(last_write),
-                    name(blocked),
-                );
-                let pending = pending.into_iter().map(|call| calls[call].operation);
-                let parties = pending.chain(last_write).chain(blocked);
-                return Verdict::Violation(Violation::new(LINEARIZABLE, explanation, parties));
-            }
+            Found::Nothing(stuck) => return Verdict::Violation(no_order(key, &calls, &stuck)),
             Found::BudgetSpent => inconclusive.push(key.to_owned()),
         }
     }
     if inconclusive.is_empty() { Verdict::Linearizable } else { Verdict::Inconclusive { keys: inconclusive } }
+}
+
+fn no_order(key: &str, calls: &[Call], stuck: &Stuck) -> Violation {
+    let operation = |call: usize| calls[call].operation;
+    let before = match stuck.last_write {
+        Some(call) => format!("the last write among them #{}", operation(call)),
+        None => "no write among them".to_owned(),
+    };
+    let reader =
+        stuck.reader.map_or(String::new(), |call| format!(", as #{} is still to read that write", operation(call)));
+    let explanation = format!(
+        "no order explains {key}: at best {} of {} operations come first, {before}, and then #{} can neither come next \
+         nor wait{reader}",
+        stuck.ordered,
+        calls.len(),
+        operation(stuck.blocked),
+    );
+    let parties = stuck.pending.iter().copied().chain(stuck.last_write).chain([stuck.blocked]).chain(stuck.reader);
+    Violation::new(LINEARIZABLE, explanation, parties.map(operation))
 }
 
 /// The calls on every key, by invocation.

@@ -8,7 +8,9 @@
 //! - [`revision_order`]: the main check of a history. It believes the revisions, replays all writes in their order and
 //!   compares every answer; O(n log n).
 //! - [`linearizability`]: an independent second check, a search per key that ignores revisions.
+//! - [`raft`]: the safety properties of Raft, over facts observed inside the nodes.
 
 pub mod history;
 pub mod linearizability;
+pub mod raft;
 pub mod revision_order;

@@ -191,3 +191,14 @@ fn a_hundred_thousand_operations_take_a_moment() {
     assert!(took < Duration::from_secs(10), "took {took:?}");
     assert_eq!(linearizability::check(&run.history, STEPS_MAX), Verdict::Linearizable);
 }
+
+/// With this many operations in flight and unknown, a search that tries what cannot matter does not come to an end.
+#[test]
+fn the_search_copes_with_crowded_keys() {
+    for (clients, operations, failed_percent) in [(20, 500, 20), (40, 1_000, 10), (20, 2_000, 5), (5, 5_000, 2)] {
+        let options = Options { clients, keys: 1, operations, failed_percent, stale_percent: 0, lists: false };
+        for seed in 0..10 {
+            assert_eq!(linearizability::check(&run(seed, options).history, 20_000), Verdict::Linearizable);
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The search for a linearization of one register.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a register holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,19 +54,34 @@ pub(super) struct Call {
 pub(super) enum Found {
     /// A linearization.
     Order,
-    /// That there is none. The order that came furthest, and where it ends:
-    Nothing {
-        /// how many calls it has,
-        ordered: usize,
-        /// the call that must come next and cannot,
-        blocked: usize,
-        /// the call that wrote last before it,
-        last_write: Option<usize>,
-        /// and the calls in flight then.
-        pending: Vec<usize>,
-    },
+    /// That there is none.
+    Nothing(Stuck),
     /// Neither, within the budget.
     BudgetSpent,
+}
+
+/// Where the order that came furthest ends.
+#[derive(Debug, Default)]
+pub(super) struct Stuck {
+    /// How many calls are ordered.
+    pub ordered: usize,
+    /// The last one of them that writes.
+    pub last_write: Option<usize>,
+    /// The call that must come next and cannot.
+    pub blocked: usize,
+    /// A call that must come before anything else is written, since it reads that last write, but cannot come yet.
+    pub reader: Option<usize>,
+    /// The calls in flight then.
+    pub pending: Vec<usize>,
+}
+
+/// One call of an order, while it is searched.
+struct Choice {
+    call: usize,
+    /// The state before the call.
+    before: State,
+    /// Whether no other call need be tried in its place.
+    only: bool,
 }
 
 /// A place in the list of events: 0 is the head, 1 + n event n.
@@ -81,8 +96,9 @@ pub(super) struct Search<'a> {
     previous: Vec<Place>,
     /// Call → (its invocation, its completion).
     places: Vec<(Place, Option<Place>)>,
-    /// Call → an interchangeable one that was invoked earlier, and is to be ordered earlier.
-    twin: Vec<Option<usize>>,
+    /// Value → reads of it that are not ordered yet.
+    unread: BTreeMap<State, usize>,
+    /// A bit for each call.
     ordered: Vec<u64>,
     /// Completions left in the list.
     required: usize,
@@ -107,6 +123,12 @@ impl<'a> Search<'a> {
             }
         }
         let length = events.len();
+        let mut unread = BTreeMap::new();
+        for call in calls {
+            if let Action::Read(value) = call.action {
+                *unread.entry(value).or_default() += 1;
+            }
+        }
         Self {
             calls,
             events: events.into_iter().map(|(_, completes, call)| (call, completes)).collect(),
@@ -115,7 +137,7 @@ impl<'a> Search<'a> {
             previous: [length].into_iter().chain(0..length).collect(),
             required: places.iter().filter(|(_, completion)| completion.is_some()).count(),
             places,
-            twin: twins(calls),
+            unread,
             ordered: vec![0; calls.len().div_ceil(64)],
         }
     }
@@ -123,66 +145,107 @@ impl<'a> Search<'a> {
     /// Searches, with at most `steps_max` steps.
     pub(super) fn run(mut self, steps_max: u64) -> Found {
         let mut seen: BTreeSet<(Vec<u64>, State)> = BTreeSet::new();
-        let mut stack: Vec<(usize, State)> = Vec::new();
+        let mut stack: Vec<Choice> = Vec::new();
         let mut state = State::MISSING;
         let mut place = self.next[0];
-        let mut furthest: Option<Found> = None;
-        let mut furthest_len = None;
+        let mut furthest: Option<Stuck> = None;
         let mut steps = 0;
         while self.required > 0 {
             if steps == steps_max {
                 return Found::BudgetSpent;
             }
             steps += 1;
+            if place == self.next[0]
+                && let Some(call) = self.unchanging(state)
+            {
+                // What changes nothing is best ordered as soon as it can be: there is no other choice to come back to.
+                stack.push(Choice { call, before: state, only: true });
+                self.lift(call);
+                place = self.next[0];
+                continue;
+            }
             let (call, completes) = self.events[place - 1];
             if !completes {
                 if let Some(after) = self.try_order(call, state) {
-                    self.ordered[call / 64] |= 1 << (call % 64);
+                    self.lift(call);
                     if seen.insert((self.ordered.clone(), after)) {
-                        stack.push((call, state));
+                        stack.push(Choice { call, before: state, only: false });
                         state = after;
-                        self.lift(call);
                         place = self.next[0];
                         continue;
                     }
-                    self.ordered[call / 64] &= !(1 << (call % 64));
+                    self.unlift(call);
                 }
                 place = self.next[place];
                 continue;
             }
             // `call` completed, so nothing that comes later in the list can be ordered before it.
-            if furthest_len.is_none_or(|len| stack.len() > len) {
-                furthest_len = Some(stack.len());
-                let writes = |(call, _): &&(usize, State)| !matches!(self.calls[*call].action, Action::Read(_));
-                let last_write = stack.iter().rfind(writes).map(|(call, _)| *call);
-                let pending = self.pending(place);
-                furthest = Some(Found::Nothing { ordered: stack.len(), blocked: call, last_write, pending });
+            if furthest.as_ref().is_none_or(|furthest| stack.len() > furthest.ordered) {
+                furthest = Some(self.stuck(&stack, state, place));
             }
-            let Some((last, before)) = stack.pop() else {
-                return furthest.unwrap_or(Found::Order);
-            };
-            self.ordered[last / 64] &= !(1 << (last % 64));
-            state = before;
-            self.unlift(last);
-            place = self.next[self.places[last].0];
+            loop {
+                let Some(last) = stack.pop() else { return Found::Nothing(furthest.unwrap_or_default()) };
+                self.unlift(last.call);
+                state = last.before;
+                place = self.next[self.places[last.call].0];
+                if !last.only {
+                    break;
+                }
+            }
         }
         Found::Order
     }
 
-    /// The state after `call`, if it may be ordered next.
-    fn try_order(&self, call: usize, state: State) -> Option<State> {
-        let optional = self.calls[call].complete_ns.is_none();
-        if self.twin[call].is_some_and(|twin| self.ordered[twin / 64] & (1 << (twin % 64)) == 0) {
-            return None;
-        }
-        // An unknown write that changes nothing need not be ordered.
-        self.calls[call].action.apply(state).filter(|after| !optional || *after != state)
+    /// A completed call that may come next and leaves the state as it is.
+    fn unchanging(&self, state: State) -> Option<usize> {
+        let unchanging = |call: &usize| {
+            let Call { complete_ns, action, .. } = self.calls[*call];
+            complete_ns.is_some() && !matches!(action, Action::Put(_)) && action.apply(state) == Some(state)
+        };
+        self.pending().find(unchanging)
     }
 
-    /// The calls whose invocation stands before `end`.
-    fn pending(&self, end: Place) -> Vec<usize> {
+    /// The state after `call`, if it may come next and it makes sense to try.
+    ///
+    /// - An unknown write that changes nothing need not be ordered.
+    /// - A value that is still to be read must not be overwritten: it is put only once.
+    /// - Of calls that do the same, the one that must complete first comes first; any order of them that explains the
+    ///   answers can be turned into that one. Without this rule the search doubles with each unknown write.
+    fn try_order(&self, call: usize, state: State) -> Option<State> {
+        let Call { complete_ns, action, .. } = self.calls[call];
+        let after = action.apply(state)?;
+        let optional = complete_ns.is_none();
+        let unread = state.0 >= State::FIRST_SHOWN && self.unread.get(&state).is_some_and(|unread| *unread > 0);
+        if after == state && optional || after != state && unread {
+            return None;
+        }
+        let urgency = |call: usize| (self.calls[call].complete_ns.unwrap_or(u64::MAX), call);
+        let mut pending = self.pending();
+        let dominated = pending.any(|other| self.calls[other].action == action && urgency(other) < urgency(call));
+        (!dominated).then_some(after)
+    }
+
+    /// The calls that may come next: those whose invocation stands before the first completion.
+    fn pending(&self) -> impl Iterator<Item = usize> {
         let places = std::iter::successors(Some(self.next[0]), |place| Some(self.next[*place]));
-        places.take_while(|place| *place != end).map(|place| self.events[place - 1].0).collect()
+        places
+            .map_while(|place| self.events.get(place.wrapping_sub(1)))
+            .map_while(|(call, completes)| (!completes).then_some(*call))
+    }
+
+    /// The end of the order `stack`, which the completion at `end` blocks.
+    fn stuck(&self, stack: &[Choice], state: State, end: Place) -> Stuck {
+        let reads = |call: &usize| {
+            self.calls[*call].action == Action::Read(state) && self.ordered[call / 64] & (1 << (call % 64)) == 0
+        };
+        let writes = |choice: &&Choice| !matches!(self.calls[choice.call].action, Action::Read(_));
+        Stuck {
+            ordered: stack.len(),
+            last_write: stack.iter().rfind(writes).map(|choice| choice.call),
+            blocked: self.events[end - 1].0,
+            reader: (0..self.calls.len()).find(reads).filter(|_| state.0 >= State::FIRST_SHOWN),
+            pending: self.pending().collect(),
+        }
     }
 
     /// Takes an ordered call out of the list.
@@ -194,6 +257,10 @@ impl<'a> Search<'a> {
             self.previous[next] = previous;
         }
         self.required -= usize::from(completion.is_some());
+        self.ordered[call / 64] |= 1 << (call % 64);
+        if let Action::Read(value) = self.calls[call].action {
+            *self.unread.entry(value).or_default() -= 1;
+        }
     }
 
     /// Puts the call that was lifted last back to where it was.
@@ -205,19 +272,9 @@ impl<'a> Search<'a> {
             self.previous[next] = place;
         }
         self.required += usize::from(completion.is_some());
+        self.ordered[call / 64] &= !(1 << (call % 64));
+        if let Action::Read(value) = self.calls[call].action {
+            *self.unread.entry(value).or_default() += 1;
+        }
     }
-}
-
-/// For every unknown write that does the same as an earlier one, that one. Whatever can be explained with the later can
-/// be explained with the earlier, so only one order of the two is tried; without it, the search doubles with each.
-fn twins(calls: &[Call]) -> Vec<Option<usize>> {
-    let mut last_put = None;
-    let mut last_delete = None;
-    let twin = |(index, call): (usize, &Call)| match call.action {
-        _ if call.complete_ns.is_some() => None,
-        Action::Put(State::NEVER_SHOWN) => last_put.replace(index),
-        Action::Delete { .. } => last_delete.replace(index),
-        _ => None,
-    };
-    calls.iter().enumerate().map(twin).collect()
 }
