@@ -198,7 +198,7 @@ fn the_search_copes_with_crowded_keys() {
     for (clients, operations, failed_percent) in [(20, 500, 20), (40, 1_000, 10), (20, 2_000, 5), (5, 5_000, 2)] {
         let options = Options { clients, keys: 1, operations, failed_percent, stale_percent: 0, lists: false };
         for seed in 0..10 {
-            assert_eq!(linearizability::check(&run(seed, options).history, 20_000), Verdict::Linearizable);
+            assert_eq!(linearizability::check(&run(seed, options).history, 200_000), Verdict::Linearizable);
         }
     }
 }
