@@ -1,0 +1,4 @@
+//! Tests of the simulated platform.
+#![cfg(madsim)]
+
+mod runtime;
