@@ -1,4 +1,5 @@
 //! Tests of the simulated platform.
 #![cfg(madsim)]
 
+mod disk;
 mod runtime;
