@@ -2,3 +2,4 @@
 //! cannot drift from what it stands for.
 
 pub mod disk;
+pub mod net;

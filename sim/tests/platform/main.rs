@@ -2,4 +2,5 @@
 #![cfg(madsim)]
 
 mod disk;
+mod net;
 mod runtime;
