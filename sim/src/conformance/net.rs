@@ -14,13 +14,13 @@ use quorate_io::net::{Listener, Net, ReadHalf, WriteHalf};
 /// # Panics
 /// If the binding does not do its duties.
 pub async fn suite<N: Net, R: AsyncRuntime>(client: N, server: N, server_addr: &str) {
-    exchange::<N, R>(&client, &server, server_addr).await;
+    exchange(&client, &server, server_addr).await;
     order_and_size::<N, R>(&client, &server, server_addr).await;
-    one_way_close::<N, R>(&client, &server, server_addr).await;
+    one_way_close(&client, &server, server_addr).await;
     back_pressure::<N, R>(&client, &server, server_addr).await;
     reads_are_cancel_safe::<N, R>(&client, &server, server_addr).await;
     writing_to_a_closed_stream_fails::<N, R>(&client, &server, server_addr).await;
-    addresses::<N>(&client, &server, server_addr).await;
+    addresses(&client, &server, server_addr).await;
 }
 
 type Halves<N> = (<N as Net>::Read, <N as Net>::Write);
@@ -46,7 +46,7 @@ async fn read_exactly(read: &mut impl ReadHalf, len: usize) -> BytesMut {
     buf
 }
 
-async fn exchange<N: Net, R: AsyncRuntime>(client: &N, server: &N, addr: &str) {
+async fn exchange<N: Net>(client: &N, server: &N, addr: &str) {
     let ((mut near_read, mut near_write), (mut far_read, mut far_write)) = pair(client, server, addr).await;
     near_write.write(vec![Bytes::from_static(b"pi"), Bytes::new(), Bytes::from_static(b"ng")]).await.expect("sent");
     assert_eq!(read_exactly(&mut far_read, 4).await, "ping");
@@ -70,7 +70,7 @@ async fn order_and_size<N: Net, R: AsyncRuntime>(client: &N, server: &N, addr: &
 }
 
 /// Dropping a sending half ends that direction, after its bytes, and not the other.
-async fn one_way_close<N: Net, R: AsyncRuntime>(client: &N, server: &N, addr: &str) {
+async fn one_way_close<N: Net>(client: &N, server: &N, addr: &str) {
     let ((mut near_read, mut near_write), (mut far_read, mut far_write)) = pair(client, server, addr).await;
     near_write.write(vec![Bytes::from_static(b"last")]).await.expect("sent");
     drop(near_write);

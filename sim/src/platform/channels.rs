@@ -11,7 +11,9 @@ use std::sync::{self, Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
-use openraft_rt::{Mpsc, MpscReceiver, MpscSender, MpscWeakSender, OptionalSend, OptionalSync, SendError, TryRecvError};
+use openraft_rt::{
+    Mpsc, MpscReceiver, MpscSender, MpscWeakSender, OptionalSend, OptionalSync, SendError, TryRecvError,
+};
 use openraft_rt::{Mutex, Oneshot, OneshotSender, RecvError, Watch, WatchReceiver, WatchSender, watch};
 
 fn lock<T>(mutex: &sync::Mutex<T>) -> MutexGuard<'_, T> {
@@ -132,7 +134,8 @@ impl Mpsc for SimMpsc {
     }
 }
 
-/// A waiting sender's place in the queue, given up when the future is dropped.
+/// A waiting sender's place in the queue, given up when the future is dropped. The polling closure must borrow it: one
+/// that moves would copy the ticket, and this would never hear of it.
 struct SendTicket<'a, T> {
     channel: &'a sync::Mutex<Channel<T>>,
     ticket: Option<u64>,

@@ -20,7 +20,9 @@ struct Script<F>(Option<F>, Arc<Mutex<bool>>);
 impl<F: FnOnce() + Send + 'static> Worker for Script<F> {
     type Done = ();
     fn work(&mut self) -> Step<()> {
-        self.0.take().map_or(Step::Stop, |script| Step::Done(script()))
+        let Some(script) = self.0.take() else { return Step::Stop };
+        script();
+        Step::Done(())
     }
     fn done(&mut self, (): ()) {
         *self.1.lock().unwrap() = true;

@@ -1,5 +1,6 @@
 //! Tests of the simulated platform.
 #![cfg(madsim)]
+#![allow(clippy::unwrap_used)]
 
 mod determinism;
 mod disk;

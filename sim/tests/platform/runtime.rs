@@ -98,7 +98,10 @@ fn dropping_the_receiver_fails_waiting_senders_and_drops_messages() {
         let (tx, rx) = SimMpsc::channel::<Arc<()>>(1);
         let value = Arc::new(());
         tx.send(value.clone()).await.unwrap();
-        let waiting = { SimRuntime::spawn({ let (tx, value) = (tx.clone(), value.clone()); async move { tx.send(value).await } }) };
+        let waiting = {
+            let (tx, value) = (tx.clone(), value.clone());
+            SimRuntime::spawn(async move { tx.send(value).await })
+        };
         SimRuntime::sleep(Duration::from_millis(1)).await;
         drop(rx);
         drop(waiting.await.unwrap().expect_err("nobody receives").0);

@@ -482,7 +482,8 @@ impl State {
 
     pub(super) fn wipe(&mut self, now: u64) {
         self.kill(now);
-        self.dirs = BTreeMap::from([(PathBuf::from("/"), Directory::default()), (PathBuf::new(), Directory::default())]);
+        self.dirs =
+            BTreeMap::from([(PathBuf::from("/"), Directory::default()), (PathBuf::new(), Directory::default())]);
         self.event(now, "disk wipe", "", [0, 0], &[]);
     }
 

@@ -504,7 +504,14 @@ impl State {
             let mid = connection.break_at(0, now, rng) | connection.break_at(1, now, rng);
             self.counters.resets += 1;
             self.counters.resets_mid_write += u64::from(mid);
-            self.trace.event(Event { at: now, node: a, kind: "net reset", subject: "", numbers: [*id, now], payload: &[] });
+            self.trace.event(Event {
+                at: now,
+                node: a,
+                kind: "net reset",
+                subject: "",
+                numbers: [*id, now],
+                payload: &[],
+            });
         }
         broken
     }
