@@ -145,26 +145,25 @@ impl Machine {
         self.process().running
     }
 
-    /// Starts a process, after killing the one that runs, and returns its main task. The process does not end with
-    /// that task.
+    /// Starts a process, after killing the one that runs, and returns its main task; `main` is called inside it. The
+    /// process does not end with that task.
     ///
     /// # Panics
     /// Outside a [`run`].
-    pub fn boot<F>(&self, main: impl FnOnce(SimPlatform) -> F) -> JoinHandle<F::Output>
+    pub fn boot<F>(&self, main: impl FnOnce(SimPlatform) -> F + Send + 'static) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
         self.kill();
         let platform = SimPlatform { disk: self.0.drive.boot(), net: self.0.network.boot(self.0.node) };
-        let future = main(platform);
         let mut process = self.process();
         let id = process.handle.id();
         // The old handle spawns onto the killed process for ever.
         Handle::current().restart(id);
         process.handle = Handle::current().get_node(id).expect("the machine created it");
         process.running = true;
-        process.handle.spawn(future)
+        process.handle.spawn(async move { main(platform).await })
     }
 
     /// Starts another task in the process that runs; none without a process. What workloads on a machine use.

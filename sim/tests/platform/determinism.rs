@@ -94,7 +94,7 @@ async fn client(platform: SimPlatform, peer: u32) {
 
 fn boot(machine: &Machine) {
     let node = machine.node();
-    drop(machine.boot(|platform| process(platform, node)));
+    drop(machine.boot(move |platform| process(platform, node)));
 }
 
 /// One run with faults; its hash, and how many events there were.

@@ -45,6 +45,11 @@ fn pieces(offset: u64, len: u64, unit: u64) -> impl Iterator<Item = (u64, u64, u
     })
 }
 
+/// The length of a file after a write: one of no bytes changes nothing, wherever it is.
+fn length_after(len: u64, offset: u64, written: usize) -> u64 {
+    if written == 0 { len } else { len.max(offset + written as u64) }
+}
+
 impl Image {
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
         let len = self.len.saturating_sub(offset).min(buf.len() as u64);
@@ -64,7 +69,7 @@ impl Image {
             page[(start % PAGE) as usize..][..piece as usize]
                 .copy_from_slice(&data[(start - offset) as usize..][..piece as usize]);
         }
-        self.len = self.len.max(offset + data.len() as u64);
+        self.len = length_after(self.len, offset, data.len());
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
@@ -218,7 +223,7 @@ impl Content {
                     for (sector, ..) in pieces(*offset, data.len() as u64, SECTOR) {
                         *touches.entry(sector).or_default() += 1;
                     }
-                    last.max(offset + data.len() as u64)
+                    length_after(last, *offset, data.len())
                 }
             };
             lengths.push(len);
@@ -270,6 +275,18 @@ mod tests {
         let len = image.read(0, &mut buf);
         buf.truncate(len);
         buf
+    }
+
+    #[test]
+    fn a_write_of_nothing_extends_nothing() {
+        let mut content = Content::default();
+        content.execute(&Change::Write { offset: 100, data: Bytes::new() });
+        content.take_effect(Change::Write { offset: 100, data: Bytes::new() });
+        content.sync();
+        assert_eq!((content.cache.len, content.medium.len), (0, 0));
+        content.take_effect(Change::Write { offset: 100, data: Bytes::new() });
+        content.scatter(&mut SplitMix::new(2), &mut DiskCounters::default());
+        assert_eq!(content.medium.len, 0);
     }
 
     /// Against an obviously correct image: random changes, each undone again at random.
