@@ -61,7 +61,6 @@ compile_error!(
 #[cfg(madsim)]
 pub mod conformance;
 #[cfg(madsim)]
-pub mod check;
 pub mod platform;
 #[cfg(madsim)]
 mod rng;
