@@ -23,9 +23,15 @@ pub(super) struct MemoryNet {
     listeners: Arc<Mutex<BTreeMap<String, mpsc::UnboundedSender<Stream>>>>,
     /// Changes when all connections are cut.
     cut: watch::Sender<u64>,
-    /// The inner one is held by every half of every stream.
-    alive: Arc<Arc<()>>,
+    alive: Alive,
 }
+
+/// Counts the halves of streams: each holds the inner one.
+#[derive(Clone, Debug, Default)]
+struct Alive(Arc<Token>);
+
+#[derive(Debug, Default)]
+struct Token(Arc<()>);
 
 #[derive(Debug)]
 pub(super) struct MemoryRead {
@@ -44,7 +50,7 @@ pub(super) struct MemoryListener(mpsc::UnboundedReceiver<Stream>, String);
 
 impl MemoryNet {
     pub(super) fn new() -> Self {
-        Self { listeners: Arc::default(), cut: watch::Sender::new(0), alive: Arc::default() }
+        Self { listeners: Arc::default(), cut: watch::Sender::new(0), alive: Alive::default() }
     }
 
     /// Breaks every connection that is open.
@@ -54,12 +60,12 @@ impl MemoryNet {
 
     /// How many halves of streams somebody holds.
     pub(super) fn halves(&self) -> usize {
-        Arc::strong_count(&*self.alive) - 1
+        Arc::strong_count(&self.alive.0.0) - 1
     }
 
     fn stream(&self, end: DuplexStream) -> Stream {
         let (read, write) = tokio::io::split(end);
-        let alive = &*self.alive;
+        let alive = &self.alive.0.0;
         let read = MemoryRead { read, cut: self.cut.subscribe(), _alive: alive.clone() };
         (read, MemoryWrite { write, _alive: alive.clone() })
     }
