@@ -239,8 +239,20 @@ fn judge<S: PeerService>(context: &Context<S>, hello: &Hello) -> Result<u32, Ref
     Ok(version)
 }
 
-/// Received requests of a stream: what and payload.
-type Items = Queue<(u8, Bytes)>;
+/// The accepting side of one stream.
+struct LaneIn {
+    /// Received requests: what and payload.
+    items: Queue<(u8, Bytes)>,
+    /// Set when the peer wants no more answers.
+    ended: Signal,
+}
+
+impl LaneIn {
+    fn end(&self) {
+        self.items.close();
+        self.ended.set();
+    }
+}
 
 /// The accepting side of one connection.
 struct Accepted {
@@ -254,7 +266,7 @@ struct Accepted {
 struct Lanes {
     /// Ids rise, so anything up to here that is not open has ended.
     id_last: u64,
-    open: BTreeMap<u64, Arc<Items>>,
+    open: BTreeMap<u64, Arc<LaneIn>>,
 }
 
 impl Accepted {
@@ -263,7 +275,7 @@ impl Accepted {
         self.outbox.close();
         let lanes = std::mem::take(&mut lock(&self.lanes).open);
         for lane in lanes.into_values() {
-            lane.close();
+            lane.end();
         }
     }
 
@@ -292,7 +304,7 @@ impl Accepted {
     fn end_lane(&self, id: u64) {
         let lane = lock(&self.lanes).open.remove(&id);
         if let Some(lane) = lane {
-            lane.close();
+            lane.end();
             self.push(small_frame(FrameKind::StreamEnd, 0, id, vec![]));
         }
     }
@@ -379,14 +391,14 @@ fn handle<R: AsyncRuntime, S: PeerService>(
                 None => return Ok(()),
             };
             let bytes = frame.payload.len();
-            if lane.push((frame.what, frame.payload), bytes) == Err(PushError::Full) {
+            if lane.items.push((frame.what, frame.payload), bytes) == Err(PushError::Full) {
                 return Err("more unanswered requests in a stream than agreed".to_owned());
             }
         }
         FrameKind::StreamEnd => {
             let lane = lock(&connection.lanes).open.remove(&frame.id);
             if let Some(lane) = lane {
-                lane.close();
+                lane.end();
             }
         }
         kind => return Err(format!("unexpected frame of kind {kind:?}")),
@@ -421,7 +433,7 @@ fn lane<R: AsyncRuntime, S: PeerService>(
     connection: &Arc<Accepted>,
     peer: &PeerIdentity,
     frame: &Frame,
-) -> Option<Arc<Items>> {
+) -> Option<Arc<LaneIn>> {
     let (id, config) = (frame.id, &context.config);
     let mut lanes = lock(&connection.lanes);
     if id <= lanes.id_last {
@@ -434,23 +446,24 @@ fn lane<R: AsyncRuntime, S: PeerService>(
         connection.push(small_frame(FrameKind::StreamEnd, 0, id, vec![]));
         return None;
     }
-    let items = Arc::new(Queue::new(config.stream_requests_max, config.stream_bytes_max + FRAME_BYTES_MAX));
-    lanes.open.insert(id, items.clone());
+    let items = Queue::new(config.stream_requests_max, config.stream_bytes_max + FRAME_BYTES_MAX);
+    let lane = Arc::new(LaneIn { items, ended: Signal::new() });
+    lanes.open.insert(id, lane.clone());
     drop(lanes);
-    let (context, connection, peer, source) = (context.clone(), connection.clone(), peer.clone(), items.clone());
+    let (context, connection, peer, source) = (context.clone(), connection.clone(), peer.clone(), lane.clone());
     let is_append = frame.what == 0;
     detach::<R>(async move {
-        let mut closed = connection.closed.subscribe();
+        let (closed, ended) = (connection.closed.subscribe(), source.ended.subscribe());
         let work = async {
             match is_append {
                 true => serve_appends(&context, &connection, peer, id, source).await,
                 false => serve_snapshot(&context, &connection, peer, id, source).await,
             }
         };
-        R::select2(&mut closed, work).await;
+        R::select3(closed, ended, work).await;
         connection.end_lane(id);
     });
-    Some(items)
+    Some(lane)
 }
 
 async fn serve_appends<S: PeerService>(
@@ -458,11 +471,11 @@ async fn serve_appends<S: PeerService>(
     connection: &Accepted,
     peer: PeerIdentity,
     id: u64,
-    source: Arc<Items>,
+    source: Arc<LaneIn>,
 ) {
     let node_id = peer.node_id;
     let requests = unfold(source, move |source| async move {
-        let (_, payload) = source.pop().await?;
+        let (_, payload) = source.items.pop().await?;
         match AppendRequest::decode(payload) {
             Ok(request) => Some((request, source)),
             Err(e) => {
@@ -482,7 +495,7 @@ async fn serve_snapshot<S: PeerService>(
     connection: &Arc<Accepted>,
     peer: PeerIdentity,
     id: u64,
-    source: Arc<Items>,
+    source: Arc<LaneIn>,
 ) {
     let reply = move |connection: &Accepted, reply: SnapshotReply| {
         let (what, payload) = reply.encode();
@@ -490,7 +503,7 @@ async fn serve_snapshot<S: PeerService>(
     };
     let node_id = peer.node_id;
     let parts = unfold((source, connection.clone()), move |(source, connection)| async move {
-        let (what, payload) = source.pop().await?;
+        let (what, payload) = source.items.pop().await?;
         match SnapshotPart::decode(what, payload) {
             Ok(part) => {
                 reply(&connection, SnapshotReply::Taken);
