@@ -58,6 +58,7 @@ compile_error!(
      RUSTFLAGS or add '--cfg madsim' to it"
 );
 
+pub mod check;
 #[cfg(madsim)]
 pub mod conformance;
 #[cfg(madsim)]
@@ -65,7 +66,6 @@ pub mod platform;
 #[cfg(madsim)]
 mod rng;
 #[cfg(madsim)]
-pub mod check;
 mod trace;
 
 #[cfg(madsim)]

@@ -1,7 +1,6 @@
 //! The transport over a network in memory, on tokio.
 
 mod memory;
-mod raft;
 mod streams;
 
 use std::future::{Future, pending};
