@@ -13,7 +13,7 @@ use super::medium::Medium;
 
 const LOG: LogIdentity = LogIdentity { uuid: 0xfeed, node_id: NodeId(7) };
 const SMALL: LogOptions = LogOptions { segment_bytes: 6 * BLOCK_BYTES, batch_bytes_max: 3000 };
-const ACTIONS_MAX: usize = 40;
+const ACTIONS_MAX: usize = 24;
 
 /// The first byte of the input chooses: arbitrary segment files; a history with crashes; the same, then damage; the
 /// same, then changes whose checksums are put right again.
@@ -169,7 +169,7 @@ impl History {
                     configs: vec![[NodeId(7)].into()],
                     members: BTreeMap::from([(NodeId(7), Member::default())]),
                 }),
-                _ => Payload::Command(vec![kind; usize::from(input.u16() % 6000)].into()),
+                _ => Payload::Command(vec![kind; usize::from(input.u16() % 3500)].into()),
             };
             // Terms that never repeat make every entry's id unique.
             let log_id = LogId::new(self.pushed.len() as u64, index);

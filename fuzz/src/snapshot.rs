@@ -96,7 +96,7 @@ fn changed(data: &[u8]) {
             3 if count > 0 => chunks.insert(usize::from(at) % count, chunks[usize::from(which) % count].clone()),
             4 if count > 0 => {
                 let chunk = &mut chunks[usize::from(which) % count];
-                chunk.truncate(usize::from(at) % chunk.len());
+                chunk.truncate(usize::from(at) % chunk.len().max(1));
             }
             5 if count > 0 => {
                 let chunk = &mut chunks[usize::from(which) % count];
