@@ -128,7 +128,8 @@ impl History {
         let (mut writer, first) = LogWriter::open(LOG, SMALL, Resume::default());
         let mut coins = Coins(input.u64());
         if coins.flip() {
-            self.medium.crash_in(&first, input.index(first.steps.len()), || coins.flip());
+            self.medium.kill_in(&first, input.index(first.steps.len()), || coins.flip());
+            self.medium.lose_power(|| coins.flip());
             writer = self.reopen(None);
         } else {
             self.medium.flush(&first);
@@ -208,7 +209,10 @@ impl History {
         let Some(flush) = writer.next_batch() else { return false };
         self.medium.flush(&flush);
         writer.on_done();
+        let before = self.durable;
         self.durable = self.tickets_before + usize::try_from(flush.through).expect("tickets are few");
+        let has_vote = self.pushed[before..self.durable].iter().any(|record| matches!(record, Record::Vote(_)));
+        assert!(flush.sealed || !has_vote, "a vote counts as saved before its seal is durable");
         if flush.sealed {
             self.sealed = self.durable;
         }
@@ -218,15 +222,20 @@ impl History {
     fn crash(&mut self, input: &mut Input<'_>, mut writer: LogWriter) -> LogWriter {
         let (steps, power) = (usize::from(input.u8() % 12), input.u8());
         let mut coins = Coins(input.u64());
-        // A process that dies without a power loss leaves its writes in the cache, which keeps them.
-        let mut keep = || power & 1 == 0 || coins.flip();
         if let Some(flush) = writer.next_batch() {
-            self.medium.crash_in(&flush, steps, &mut keep);
+            self.medium.kill_in(&flush, steps, || coins.flip());
+        }
+        // A process that dies leaves its writes in the cache, where the next one finds them; a power loss takes them.
+        if power & 1 == 1 {
+            self.medium.lose_power(|| coins.flip());
         }
         if power & 2 == 2 {
             let recovered = self.medium.recover(Some(LOG), self.applied).expect("no damage was done");
             let (_, first) = LogWriter::open(LOG, SMALL, recovered.expect("no file was cut").resume);
-            self.medium.crash_in(&first, usize::from(power >> 4), &mut keep);
+            self.medium.kill_in(&first, usize::from(power >> 4), || coins.flip());
+            if power & 4 == 4 {
+                self.medium.lose_power(|| coins.flip());
+            }
         }
         self.reopen(Some(LOG))
     }

@@ -10,25 +10,37 @@ use quorate_core::log::{Damage, Flush, Recovered, recover};
 
 const SECTOR_BYTES: usize = 512;
 
-/// Segment files by number.
+/// Segment files by number: what a read sees, and what a power loss leaves.
 #[derive(Clone, Debug, Default)]
 pub struct Medium {
     pub files: BTreeMap<u64, Vec<u8>>,
+    durable: BTreeMap<u64, Vec<u8>>,
     unsynced: Vec<(u64, u64, Vec<u8>)>,
 }
 
 impl Medium {
-    /// Does one step, completely. A write stays in the cache until the next sync.
+    /// Does one step, completely.
     pub fn perform(&mut self, step: &WriteStep) {
         match step {
             WriteStep::Create { segment, len, header } => {
                 let mut file = header.clone();
                 file.resize(usize::try_from(*len).expect("segments are small"), 0);
+                self.durable.insert(*segment, file.clone());
                 assert!(self.files.insert(*segment, file).is_none(), "segment {segment} exists");
             }
-            WriteStep::Write { segment, offset, bytes } => self.unsynced.push((*segment, *offset, bytes.clone())),
-            WriteStep::Sync { .. } => self.lose_power(|| true),
-            WriteStep::Delete { segment } => drop(self.files.remove(segment)),
+            WriteStep::Write { segment, offset, bytes } => {
+                write(&mut self.files, *segment, *offset, bytes);
+                self.unsynced.push((*segment, *offset, bytes.clone()));
+            }
+            WriteStep::Sync { segment } => {
+                let synced = self.unsynced.extract_if(.., |(written, ..)| written == segment);
+                synced.for_each(|(segment, offset, bytes)| write(&mut self.durable, segment, offset, &bytes));
+            }
+            WriteStep::Delete { segment } => {
+                self.unsynced.retain(|(written, ..)| written != segment);
+                self.durable.remove(segment);
+                self.files.remove(segment);
+            }
         }
     }
 
@@ -37,40 +49,38 @@ impl Medium {
         flush.steps.iter().for_each(|step| self.perform(step));
     }
 
-    /// Does the first `steps` steps of a flush and begins the next one; then the node dies. `keep` says of every sector
-    /// that was not synced whether it has reached the medium.
-    pub fn crash_in(&mut self, flush: &Flush, steps: usize, mut keep: impl FnMut() -> bool) {
+    /// Does the first `steps` steps of a flush and begins the next one; then the process dies.
+    pub fn kill_in(&mut self, flush: &Flush, steps: usize, mut coin: impl FnMut() -> bool) {
         let (done, rest) = flush.steps.split_at(steps.min(flush.steps.len()));
         done.iter().for_each(|step| self.perform(step));
         match rest.first() {
-            Some(WriteStep::Create { segment, len, header }) if keep() => {
+            Some(WriteStep::Create { segment, len, header }) if coin() => {
                 // Of a segment under creation there may be any length and any part of the header.
-                let mut file = if keep() { header.clone() } else { Vec::new() };
-                if keep() {
+                let mut file = if coin() { header.clone() } else { Vec::new() };
+                if coin() {
                     file.truncate(SECTOR_BYTES / 8);
                 }
-                if keep() {
+                if coin() {
                     file.resize(usize::try_from(*len).expect("segments are small"), 0);
                 }
+                self.durable.insert(*segment, file.clone());
                 self.files.insert(*segment, file);
             }
             Some(step @ WriteStep::Write { .. }) => self.perform(step),
             _ => {}
         }
-        self.lose_power(keep);
     }
 
-    /// Everything that is not synced is kept or lost, sector by sector.
-    fn lose_power(&mut self, mut keep: impl FnMut() -> bool) {
+    /// The power fails: `keep` says of every sector that was not synced whether it has reached the medium.
+    pub fn lose_power(&mut self, mut keep: impl FnMut() -> bool) {
         for (segment, offset, bytes) in std::mem::take(&mut self.unsynced) {
-            let file = self.files.get_mut(&segment).expect("writes go to segments that exist");
-            for (sector, chunk) in bytes.chunks(SECTOR_BYTES).enumerate().filter(|_| keep()) {
-                let at = usize::try_from(offset).expect("segments are small") + sector * SECTOR_BYTES;
-                let end = at + chunk.len();
-                file.resize(file.len().max(end), 0);
-                file[at..end].copy_from_slice(chunk);
+            for (offset, sector) in (offset..).step_by(SECTOR_BYTES).zip(bytes.chunks(SECTOR_BYTES)) {
+                if keep() {
+                    write(&mut self.durable, segment, offset, sector);
+                }
             }
         }
+        self.files = self.durable.clone();
     }
 
     /// What recovery makes of it. `None` if the last batch cannot be read to its end, which is an I/O error.
@@ -90,4 +100,12 @@ impl Medium {
         let start = usize::try_from(offset).ok()?;
         self.files.get(&segment)?.get(start..start.checked_add(usize::try_from(len).ok()?)?)
     }
+}
+
+fn write(files: &mut BTreeMap<u64, Vec<u8>>, segment: u64, offset: u64, bytes: &[u8]) {
+    let file = files.entry(segment).or_default();
+    let start = usize::try_from(offset).expect("segments are small");
+    let end = start + bytes.len();
+    file.resize(file.len().max(end), 0);
+    file[start..end].copy_from_slice(bytes);
 }
