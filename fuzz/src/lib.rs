@@ -15,8 +15,11 @@ pub use kv::kv_command;
 pub use log::log_recovery;
 pub use snapshot::snapshot;
 
+/// The body of a target.
+pub type Target = fn(&[u8]);
+
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("frame", frame),
     ("message", message),
     ("log_recovery", log_recovery),

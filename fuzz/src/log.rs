@@ -376,10 +376,10 @@ fn resealed(input: &mut Input<'_>) {
 
 /// Puts the checksums of a segment right, and the chain through it.
 fn reseal(file: &mut [u8], mut previous: u32) -> u32 {
-    if let Some((header, rest)) = file.split_at_mut_checked(48) {
-        if let Some(crc) = rest.first_chunk_mut() {
-            *crc = crc32c::crc32c(header).to_le_bytes();
-        }
+    if let Some((header, rest)) = file.split_at_mut_checked(48)
+        && let Some(crc) = rest.first_chunk_mut()
+    {
+        *crc = crc32c::crc32c(header).to_le_bytes();
     }
     let block = BLOCK_BYTES as usize;
     let mut at = block;
