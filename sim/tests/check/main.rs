@@ -1,0 +1,9 @@
+//! The checkers, checked: by planted histories, by random ones of a simulated store, and by brute force.
+
+mod brute;
+mod linearizability;
+mod raft;
+mod random;
+mod revision_order;
+mod store;
+mod support;
