@@ -14,7 +14,7 @@ use openraft_rt::watch::{Watch, WatchReceiver, WatchSender};
 use openraft_rt::{AsyncRuntime, OptionalSend};
 use quorate_core::disk::Disk;
 use quorate_core::snapshot::Manifest;
-use quorate_core::{LogId, StateMachine};
+use quorate_core::{LogId, StateMachine, StoredMembership};
 
 use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
@@ -30,7 +30,7 @@ const PUBLISH_EVERY: usize = 64;
 
 type WatchOf<P> = <<P as Platform>::Runtime as AsyncRuntime>::Watch;
 
-/// Follows the last entry that is durable in the local log. The store ends if its sender is dropped.
+/// Follows the last entry that is durable in the local log. Builds fail once its sender is dropped.
 pub type DurableWatch<P> = <WatchOf<P> as Watch>::Receiver<Option<LogId>>;
 
 /// `true` while the store has more bytes in memory than [`StoreConfig::dirty_bytes_max`].
@@ -107,8 +107,9 @@ impl<P: Platform> fmt::Debug for StateMachineStore<P> {
 }
 
 impl<P: Platform> StateMachineStore<P> {
-    /// Opens the store at its durable state, D; openraft applies what the log has above it. Removes what interrupted
-    /// installs and transfers left.
+    /// Opens the store at its durable state, D; openraft applies what the log has above it. Nothing above what
+    /// `durable` says of the local log is committed; its value does not matter until the first snapshot is built.
+    /// Removes what interrupted installs and transfers left.
     ///
     /// # Errors
     /// The disk fails, the data is damaged, or a newer program wrote it.
@@ -216,8 +217,7 @@ impl<P: Platform> StateMachineStore<P> {
             raft::Payload::Normal(command) => self.inner.machine.apply(at, &command.0, batch),
             raft::Payload::Membership(membership) => {
                 let membership = membership_from(membership);
-                batch.position_mut().membership =
-                    Arc::new(quorate_core::StoredMembership { log_id: Some(at), membership });
+                batch.position_mut().membership = Arc::new(StoredMembership { log_id: Some(at), membership });
                 Bytes::new()
             }
         };

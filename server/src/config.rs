@@ -6,10 +6,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
-use quorate_io::{InitialClusterState, NodeConfig, StoreKind};
+use quorate_core::config::{Timing, TimingError};
+use quorate_core::founding::FoundingList;
+use quorate_io::{InitialState, NodeConfig, Storage};
 
 use crate::address::Address;
 
@@ -105,13 +106,13 @@ struct Args {
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
     heartbeat_ms: u64,
 
-    /// Least time without a heartbeat before a node campaigns, in milliseconds; at least twice --heartbeat-ms
-    #[arg(long, env = "QUORATE_ELECTION_TIMEOUT_MIN_MS", value_name = "MS", default_value_t = 200,
+    /// Least time without a heartbeat before a node campaigns, in milliseconds; at least 3 times --heartbeat-ms
+    #[arg(long, env = "QUORATE_ELECTION_TIMEOUT_MIN_MS", value_name = "MS", default_value_t = 250,
           value_parser = clap::value_parser!(u64).range(1..=600_000))]
     election_timeout_min_ms: u64,
 
-    /// Most time without a heartbeat before a node campaigns, in milliseconds; more than --election-timeout-min-ms
-    #[arg(long, env = "QUORATE_ELECTION_TIMEOUT_MAX_MS", value_name = "MS", default_value_t = 400,
+    /// Most time without a heartbeat before a node campaigns, in milliseconds; at least 1.5 times --election-timeout-min-ms
+    #[arg(long, env = "QUORATE_ELECTION_TIMEOUT_MAX_MS", value_name = "MS", default_value_t = 500,
           value_parser = clap::value_parser!(u64).range(1..=600_000))]
     election_timeout_max_ms: u64,
 
@@ -129,22 +130,19 @@ struct Args {
 /// 2. every address that others dial has a port and is no wildcard;
 /// 3. in a new cluster the initial members include this node, under the address it advertises, and no name or address
 ///    twice;
-/// 4. 2 × heartbeat ≤ least election timeout < most election timeout.
+/// 4. the timing is one that works ([`Timing`]).
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     name: String,
-    data_dir: PathBuf,
+    storage: Storage,
     api_listen: Vec<Address>,
     api_advertise: Option<Address>,
     peer_listen: Address,
     peer_advertise: Address,
     initial_cluster: Vec<(String, Address)>,
-    initial_cluster_state: InitialClusterState,
+    initial_cluster_state: InitialState,
     initial_cluster_token: String,
-    store: StoreKind,
-    heartbeat: Duration,
-    election_timeout_min: Duration,
-    election_timeout_max: Duration,
+    timing: Timing,
     log_level: LogLevel,
     log_format: LogFormat,
 }
@@ -206,7 +204,7 @@ impl ServerConfig {
                 return Err(bad("--peer-url", &args.peer_url, why));
             }
         };
-        check_timing(&args)?;
+        let timing = timing(&args)?;
         let mut api_listen = vec![args.api_addr];
         api_listen.extend(args.client_url.filter(|url| *url != api_listen[0]));
         let initial_cluster = match initial_cluster {
@@ -215,21 +213,18 @@ impl ServerConfig {
         };
         Ok(Self {
             name: args.name,
-            data_dir: args.data_dir,
+            storage: match args.store {
+                Store::Redb => Storage::Dir(args.data_dir),
+                Store::Memory => Storage::Memory,
+            },
             api_listen,
             api_advertise: args.advertise_client_url,
             peer_listen: args.peer_url,
             peer_advertise,
             initial_cluster,
-            initial_cluster_state: if new { InitialClusterState::New } else { InitialClusterState::Existing },
+            initial_cluster_state: if new { InitialState::New } else { InitialState::Existing },
             initial_cluster_token: args.initial_cluster_token,
-            store: match args.store {
-                Store::Redb => StoreKind::Redb,
-                Store::Memory => StoreKind::Memory,
-            },
-            heartbeat: Duration::from_millis(args.heartbeat_ms),
-            election_timeout_min: Duration::from_millis(args.election_timeout_min_ms),
-            election_timeout_max: Duration::from_millis(args.election_timeout_max_ms),
+            timing,
             log_level: args.log_level,
             log_format: args.log_format,
         })
@@ -261,20 +256,14 @@ impl ServerConfig {
             Some(address) => vec![address.to_string()],
             None => api_bound.iter().map(advertised).collect(),
         };
-        NodeConfig {
-            name: self.name.clone(),
-            data_dir: self.data_dir.clone(),
-            peer_listen: self.peer_listen.to_string(),
-            peer_addrs: vec![self.peer_advertise.to_string()],
-            api_addrs,
-            initial_cluster: self.initial_cluster.iter().map(|(n, address)| (n.clone(), address.to_string())).collect(),
-            initial_cluster_state: self.initial_cluster_state,
-            initial_cluster_token: self.initial_cluster_token.clone(),
-            store: self.store,
-            heartbeat: self.heartbeat,
-            election_timeout_min: self.election_timeout_min,
-            election_timeout_max: self.election_timeout_max,
-        }
+        let members = self.initial_cluster.iter().map(|(name, address)| (name.clone(), vec![address.to_string()]));
+        let mut config = NodeConfig::new(&self.name, self.storage.clone(), &self.peer_listen.to_string());
+        config.peer_addrs = vec![self.peer_advertise.to_string()];
+        config.api_addrs = api_addrs;
+        config.founding = FoundingList { token: self.initial_cluster_token.clone(), members: members.collect() };
+        config.initial_state = self.initial_cluster_state;
+        config.timing = self.timing;
+        config
     }
 }
 
@@ -310,17 +299,16 @@ fn initial_members(list: &str) -> Result<Vec<(String, Address)>, ConfigError> {
     Ok(members)
 }
 
-fn check_timing(args: &Args) -> Result<(), ConfigError> {
+fn timing(args: &Args) -> Result<Timing, ConfigError> {
     let (heartbeat, min, max) = (args.heartbeat_ms, args.election_timeout_min_ms, args.election_timeout_max_ms);
-    if min < 2 * heartbeat {
-        let why = format!("it must be at least twice --heartbeat-ms ({heartbeat}); raise it or lower the other");
-        return Err(bad("--election-timeout-min-ms", &min, &why));
-    }
-    if max <= min {
-        let why = format!("it must be more than --election-timeout-min-ms ({min}); raise it or lower the other");
-        return Err(bad("--election-timeout-max-ms", &max, &why));
-    }
-    Ok(())
+    Timing::new(heartbeat, min, max).map_err(|error| {
+        let (flag, value) = match error {
+            TimingError::NoHeartbeat => ("--heartbeat-ms", heartbeat),
+            TimingError::ElectionTooShort { .. } => ("--election-timeout-min-ms", min),
+            TimingError::NoSpread { .. } | TimingError::TooLong => ("--election-timeout-max-ms", max),
+        };
+        bad(flag, &value, &format!("{error}; change it or --heartbeat-ms and the other timeout"))
+    })
 }
 
 /// `-name` and `-name=x` become `--name` and `--name=x` if there is such a flag.
@@ -363,13 +351,12 @@ mod tests {
     fn no_flag_is_a_durable_single_node_on_loopback() {
         let config = node("");
         assert_eq!(config.name, "default");
-        assert_eq!(config.data_dir, PathBuf::from("./data"));
         assert_eq!(config.peer_listen, "127.0.0.1:2380");
         assert_eq!(config.peer_addrs, ["127.0.0.1:2380"]);
         assert_eq!(config.api_addrs, ["127.0.0.1:8080"]);
-        assert_eq!(config.initial_cluster, [("default".to_owned(), "127.0.0.1:2380".to_owned())]);
-        assert_eq!(config.initial_cluster_state, InitialClusterState::New);
-        assert_eq!(config.store, StoreKind::Redb);
+        assert_eq!(config.founding.members, [("default".to_owned(), vec!["127.0.0.1:2380".to_owned()])].into());
+        assert_eq!(config.initial_state, InitialState::New);
+        assert_eq!(config.storage, Storage::Dir("./data".into()));
     }
 
     #[test]
@@ -382,8 +369,8 @@ mod tests {
         assert_eq!(config.name, "n2");
         assert_eq!(config.peer_addrs, ["127.0.0.1:2382"]);
         assert_eq!(config.api_addrs, ["127.0.0.1:8081", "127.0.0.1:2381"]);
-        assert_eq!(config.initial_cluster.len(), 2);
-        assert_eq!(config.initial_cluster_token, "raftbase-demo");
+        assert_eq!(config.founding.members.len(), 2);
+        assert_eq!(config.founding.token, "raftbase-demo");
     }
 
     #[test]
@@ -397,7 +384,7 @@ mod tests {
         assert_eq!((told.peer_addrs, told.api_addrs), (vec!["p:1".to_owned()], vec!["c:2".to_owned()]));
         let joining = "--initial-cluster-state existing --initial-cluster a=a:1 --name b --peer-url b:2";
         assert_eq!(node(joining).peer_addrs, ["b:2"]);
-        assert_eq!(node(joining).initial_cluster.len(), 1);
+        assert_eq!(node(joining).founding.members.len(), 1);
         assert_eq!(parse("--client-url 127.0.0.1:8080").expect("valid").api_listen().len(), 1);
     }
 

@@ -82,7 +82,7 @@ pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
     });
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let starting = Node::start(TokioPlatform::new(), config.node_config(&bound), Kv);
+    let starting = Node::start(TokioPlatform::default(), config.node_config(&bound), Kv);
     let node = tokio::select! {
         biased;
         node = starting => node.map_err(ServeError::Start)?,
@@ -105,7 +105,7 @@ pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
             tracing::info!(signal = name, "stopping");
             Ok(())
         }
-        ended = node.stopped() => ended,
+        error = node.stopped() => Err(error),
     };
     stop.send_replace(true);
     let drained = tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await;

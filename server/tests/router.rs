@@ -28,8 +28,13 @@ struct Answer {
 impl Server {
     async fn start() -> Self {
         let config = ServerConfig::parse(["quorate", "--name", "n1", "--store", "memory"]).expect("valid");
-        let config = config.node_config(config.api_listen());
-        let node = Node::start(TokioPlatform::new(), config, Kv).await.expect("starts");
+        let mut config = config.node_config(config.api_listen());
+        config.peer_listen = "127.0.0.1:0".to_owned();
+        let node = Node::start(TokioPlatform::default(), config, Kv).await.expect("starts");
+        let mut leadership = node.leadership();
+        while !leadership.current().is_local {
+            leadership.changed().await.expect("a single node elects itself");
+        }
         let app = quorate::app(node.clone(), LIMITS);
         Self { node, app }
     }

@@ -73,14 +73,16 @@ fn ask(through: &mut kv::Client, op: &Op) -> Outcome {
         Op::Put { key, value } => outcome(through.put(key, value), |kv::Put { revision, create_revision, version }| {
             Outcome::Put { revision, create_revision: Some(create_revision), version: Some(version) }
         }),
-        Op::Delete { key } => outcome(through.delete(key), |kv::Delete { revision, deleted }| {
-            Outcome::Delete { revision, deleted }
+        Op::Delete { key } => {
+            outcome(through.delete(key), |kv::Delete { revision, deleted }| Outcome::Delete { revision, deleted })
+        }
+        Op::Get { key, .. } => outcome(through.get(key, stale), |read| Outcome::Get {
+            revision: read.revision,
+            item: read.found.map(item),
         }),
-        Op::Get { key, .. } => outcome(through.get(key, stale), |read| {
-            Outcome::Get { revision: read.revision, item: read.found.map(item) }
-        }),
-        Op::List { prefix, .. } => outcome(through.list(prefix, stale), |read| {
-            Outcome::List { revision: read.revision, items: read.found.into_iter().map(item).collect() }
+        Op::List { prefix, .. } => outcome(through.list(prefix, stale), |read| Outcome::List {
+            revision: read.revision,
+            items: read.found.into_iter().map(item).collect(),
         }),
     }
 }

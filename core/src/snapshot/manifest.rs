@@ -12,14 +12,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::{FORMAT_VERSION, SnapshotError, check_magic, damaged, u32_at};
-use crate::types::{LogId, Member, Membership, NodeId, StoredMembership};
+use crate::proto::{LogIdProto, decode_stored_membership, encode_stored_membership};
+use crate::types::{LogId, StoredMembership};
 
 const MAGIC: [u8; 4] = *b"QSNM";
 const HEADER_BYTES: usize = 16;
 const WHAT: &str = "snapshot manifest";
 
 /// Which entries a state has in it, and the membership in force after the last of them. Stored beside the pairs of
-/// a state machine store, and sent ahead of a snapshot's chunks.
+/// a state machine store, and fit to be sent ahead of a snapshot's chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     /// The last applied entry; `None` if there was none.
@@ -28,74 +29,20 @@ pub struct Manifest {
     pub membership: StoredMembership,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct LogIdMessage {
-    #[prost(uint64, tag = "1")]
-    term: u64,
-    #[prost(uint64, tag = "2")]
-    index: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct VotersMessage {
-    #[prost(fixed64, repeated, tag = "1")]
-    ids: Vec<u64>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct MemberMessage {
-    #[prost(fixed64, tag = "1")]
-    id: u64,
-    #[prost(string, tag = "2")]
-    name: String,
-    #[prost(string, repeated, tag = "3")]
-    peer_addrs: Vec<String>,
-    #[prost(string, repeated, tag = "4")]
-    api_addrs: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ManifestMessage {
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ManifestProto {
     #[prost(message, optional, tag = "1")]
-    applied: Option<LogIdMessage>,
-    #[prost(message, optional, tag = "2")]
-    membership_log_id: Option<LogIdMessage>,
-    #[prost(message, repeated, tag = "3")]
-    configs: Vec<VotersMessage>,
-    #[prost(message, repeated, tag = "4")]
-    members: Vec<MemberMessage>,
-}
-
-fn log_id_to(id: LogId) -> LogIdMessage {
-    LogIdMessage { term: id.term, index: id.index }
-}
-
-fn log_id_from(id: &LogIdMessage) -> LogId {
-    LogId::new(id.term, id.index)
+    applied: Option<LogIdProto>,
+    #[prost(bytes = "bytes", tag = "2")]
+    membership: Bytes,
 }
 
 impl Manifest {
     /// The byte box in the module's documentation.
     pub fn encode(&self) -> Bytes {
-        let membership = &self.membership.membership;
-        let message = ManifestMessage {
-            applied: self.applied.map(log_id_to),
-            membership_log_id: self.membership.log_id.map(log_id_to),
-            configs: membership
-                .configs
-                .iter()
-                .map(|voters| VotersMessage { ids: voters.iter().map(|id| id.0).collect() })
-                .collect(),
-            members: membership
-                .members
-                .iter()
-                .map(|(id, member)| MemberMessage {
-                    id: id.0,
-                    name: member.name.clone(),
-                    peer_addrs: member.peer_addrs.clone(),
-                    api_addrs: member.api_addrs.clone(),
-                })
-                .collect(),
+        let message = ManifestProto {
+            applied: self.applied.map(LogIdProto::from),
+            membership: encode_stored_membership(&self.membership).into(),
         };
         let body = message.encode_to_vec();
         let mut out = BytesMut::with_capacity(HEADER_BYTES + body.len());
@@ -112,7 +59,7 @@ impl Manifest {
     /// Reads what [`Manifest::encode`] wrote.
     ///
     /// # Errors
-    /// The bytes are damaged, of a version that is not known here, or name a voter that is no member.
+    /// The bytes are damaged or of a version that is not known here.
     pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
         check_magic(WHAT, bytes, MAGIC)?;
         if bytes.len() < HEADER_BYTES || bytes.len() - HEADER_BYTES != u32_at(bytes, 8) as usize {
@@ -122,47 +69,27 @@ impl Manifest {
         if crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), body) != u32_at(bytes, 12) {
             return Err(damaged(WHAT, "checksum"));
         }
-        let message = ManifestMessage::decode(body).map_err(|_| damaged(WHAT, "its fields do not decode"))?;
-        let membership = Membership {
-            configs: message.configs.iter().map(|v| v.ids.iter().map(|id| NodeId(*id)).collect()).collect(),
-            members: message
-                .members
-                .into_iter()
-                .map(|m| (NodeId(m.id), Member { name: m.name, peer_addrs: m.peer_addrs, api_addrs: m.api_addrs }))
-                .collect(),
-        };
-        if membership.configs.iter().flatten().any(|id| !membership.members.contains_key(id)) {
-            return Err(damaged(WHAT, "a voter is no member"));
-        }
-        Ok(Self {
-            applied: message.applied.as_ref().map(log_id_from),
-            membership: StoredMembership { log_id: message.membership_log_id.as_ref().map(log_id_from), membership },
-        })
+        let message = ManifestProto::decode(body).map_err(|_| damaged(WHAT, "its fields do not decode"))?;
+        let membership = decode_stored_membership(message.membership)
+            .map_err(|_| damaged(WHAT, "its membership does not decode"))?;
+        Ok(Self { applied: message.applied.map(LogId::from), membership })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
+    use proptest::option;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::tests::{log_id, membership};
 
     fn manifest() -> impl Strategy<Value = Manifest> {
-        let log_id = || proptest::option::of((any::<u64>(), any::<u64>()).prop_map(|(t, i)| LogId::new(t, i)));
-        let strings = || proptest::collection::vec(".{0,8}", 0..3);
-        let member = (".{0,8}", strings(), strings()).prop_map(|(name, peer_addrs, api_addrs)| Member {
-            name,
-            peer_addrs,
-            api_addrs,
+        let stored = option::of((log_id(), membership())).prop_map(|stored| match stored {
+            Some((log_id, membership)) => StoredMembership { log_id: Some(log_id), membership },
+            None => StoredMembership::default(),
         });
-        let members = proptest::collection::btree_map(any::<u64>().prop_map(NodeId), member, 0..5);
-        (log_id(), log_id(), members).prop_map(|(applied, at, members): (_, _, BTreeMap<NodeId, Member>)| {
-            let configs = vec![members.keys().copied().collect::<BTreeSet<_>>()];
-            let membership = Membership { configs, members };
-            Manifest { applied, membership: StoredMembership { log_id: at, membership } }
-        })
+        (option::of(log_id()), stored).prop_map(|(applied, membership)| Manifest { applied, membership })
     }
 
     proptest! {
@@ -174,12 +101,5 @@ mod tests {
             bytes[offset] ^= flip;
             prop_assert!(Manifest::decode(&bytes).is_err());
         }
-    }
-
-    #[test]
-    fn a_voter_must_be_a_member() {
-        let membership = Membership { configs: vec![BTreeSet::from([NodeId(1)])], members: BTreeMap::new() };
-        let manifest = Manifest { applied: None, membership: StoredMembership { log_id: None, membership } };
-        assert!(Manifest::decode(&manifest.encode()).is_err());
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::append::{AppendRequest, AppendResponse};
+use super::failure::Failure;
 use super::rope::Rope;
 use crate::proto::{
     DecodeError, LogIdProto, MemberProto, VoteProto, decode_stored_membership, encode_stored_membership,
@@ -91,7 +92,7 @@ pub enum Request {
     /// Which entry must be applied before a linearizable read; answered by [`Response::ReadIndex`] or
     /// [`Response::NotLeader`].
     ReadIndex,
-    /// A step of founding a cluster; answered by [`Response::Founding`]. See [`crate::founding`].
+    /// A step of founding a cluster; answered by [`Response::Founding`].
     Founding(Bytes),
 }
 
@@ -102,71 +103,6 @@ pub struct LeaderHint {
     pub id: NodeId,
     /// How to reach it.
     pub member: Member,
-}
-
-/// What went wrong at the peer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// No leader is known.
-    #[error("no leader is known")]
-    NoLeader,
-    /// The leader lost its leadership meanwhile.
-    #[error("the leader changed")]
-    LeaderChanged,
-    /// The peer waited in vain.
-    #[error("timeout")]
-    Timeout,
-    /// The peer has too much to do.
-    #[error("overloaded")]
-    Overloaded,
-    /// The request is too large.
-    #[error("{bytes} bytes where at most {bytes_max} are allowed")]
-    TooLarge {
-        /// Its size.
-        bytes: u64,
-        /// The limit.
-        bytes_max: u64,
-    },
-    /// The peer is shutting down.
-    #[error("the node is stopping")]
-    Stopping,
-    /// The peer is not ready for this request yet.
-    #[error("not ready: {0}")]
-    NotReady(String),
-    /// The peer could not reach somebody else.
-    #[error("unreachable: {0}")]
-    Unreachable(String),
-    /// The peer's storage failed.
-    #[error("storage: {0}")]
-    Storage(String),
-    /// The request makes no sense to the peer, or it does not know it.
-    #[error("invalid: {0}")]
-    Invalid(String),
-    /// A fault that this version does not know.
-    #[error("{0}")]
-    Other(String),
-}
-
-/// A request that failed at the peer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{fault}{}", if *.unknown { " (it may still take effect)" } else { "" })]
-pub struct Failure {
-    /// Whether it may have taken effect, or may yet. If `false` it has not and will not.
-    pub unknown: bool,
-    /// What went wrong.
-    pub fault: Fault,
-}
-
-impl Failure {
-    /// The request had and will have no effect.
-    pub fn not_applied(fault: Fault) -> Self {
-        Self { unknown: false, fault }
-    }
-
-    /// The request may have had an effect.
-    pub fn unknown(fault: Fault) -> Self {
-        Self { unknown: true, fault }
-    }
 }
 
 /// The answer to a [`Request`].
@@ -330,20 +266,6 @@ struct NotLeaderProto {
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct FailureProto {
-    #[prost(bool, tag = "1")]
-    not_applied: bool,
-    #[prost(uint32, tag = "2")]
-    code: u32,
-    #[prost(string, tag = "3")]
-    text: String,
-    #[prost(uint64, tag = "4")]
-    bytes: u64,
-    #[prost(uint64, tag = "5")]
-    bytes_max: u64,
-}
-
-#[derive(Clone, PartialEq, Message)]
 struct SnapshotBeginProto {
     #[prost(message, optional, tag = "1")]
     vote: Option<VoteProto>,
@@ -466,49 +388,6 @@ impl ForwardWrite {
     fn decode(payload: Bytes) -> Result<Self, DecodeError> {
         let WriteProto { origin, hops, deadline_ms, command } = WriteProto::decode(payload)?;
         Ok(Self { origin: NodeId(origin), hops, deadline_ms, command })
-    }
-}
-
-impl Failure {
-    fn encode(&self) -> Vec<Bytes> {
-        let mut proto = FailureProto { not_applied: !self.unknown, ..Default::default() };
-        let (code, text) = match &self.fault {
-            Fault::NoLeader => (1, ""),
-            Fault::LeaderChanged => (2, ""),
-            Fault::Timeout => (3, ""),
-            Fault::Overloaded => (4, ""),
-            Fault::TooLarge { bytes, bytes_max } => {
-                (proto.bytes, proto.bytes_max) = (*bytes, *bytes_max);
-                (5, "")
-            }
-            Fault::Stopping => (6, ""),
-            Fault::NotReady(text) => (7, text.as_str()),
-            Fault::Unreachable(text) => (8, text.as_str()),
-            Fault::Storage(text) => (9, text.as_str()),
-            Fault::Invalid(text) => (10, text.as_str()),
-            Fault::Other(text) => (11, text.as_str()),
-        };
-        proto.code = code;
-        proto.text = text.to_owned();
-        one(&proto)
-    }
-
-    fn decode(payload: Bytes) -> Result<Self, DecodeError> {
-        let FailureProto { not_applied, code, text, bytes, bytes_max } = FailureProto::decode(payload)?;
-        let fault = match code {
-            1 => Fault::NoLeader,
-            2 => Fault::LeaderChanged,
-            3 => Fault::Timeout,
-            4 => Fault::Overloaded,
-            5 => Fault::TooLarge { bytes, bytes_max },
-            6 => Fault::Stopping,
-            7 => Fault::NotReady(text),
-            8 => Fault::Unreachable(text),
-            9 => Fault::Storage(text),
-            10 => Fault::Invalid(text),
-            _ => Fault::Other(text),
-        };
-        Ok(Self { unknown: !not_applied, fault })
     }
 }
 
@@ -663,119 +542,4 @@ impl SnapshotReply {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::option;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::proto::tests::{bytes, log_id, member, membership, vote};
-    use crate::wire::append::tests::append_request;
-
-    fn vote_request() -> impl Strategy<Value = VoteRequest> {
-        (vote(), option::of(log_id()), any::<bool>()).prop_map(|(vote, last_log_id, leadership_transfer)| VoteRequest {
-            vote: Vote { committed: false, ..vote },
-            last_log_id,
-            leadership_transfer,
-        })
-    }
-
-    fn request() -> impl Strategy<Value = Request> {
-        prop_oneof![
-            append_request().prop_map(Request::Append),
-            vote_request().prop_map(Request::Vote),
-            vote_request().prop_map(Request::PreVote),
-            (vote(), any::<u64>(), option::of(log_id())).prop_map(|(from, to, last_log_id)| {
-                Request::TransferLeader(TransferLeader { from, to: NodeId(to), last_log_id })
-            }),
-            (any::<(u64, u32, u64)>(), bytes()).prop_map(|((origin, hops, deadline_ms), command)| {
-                Request::Write(ForwardWrite { origin: NodeId(origin), hops, deadline_ms, command })
-            }),
-            Just(Request::ReadIndex),
-            bytes().prop_map(Request::Founding),
-        ]
-    }
-
-    fn failure() -> impl Strategy<Value = Failure> {
-        let fault = prop_oneof![
-            Just(Fault::NoLeader),
-            Just(Fault::LeaderChanged),
-            Just(Fault::Timeout),
-            Just(Fault::Overloaded),
-            any::<(u64, u64)>().prop_map(|(bytes, bytes_max)| Fault::TooLarge { bytes, bytes_max }),
-            Just(Fault::Stopping),
-            ".{0,9}".prop_map(Fault::NotReady),
-            ".{0,9}".prop_map(Fault::Unreachable),
-            ".{0,9}".prop_map(Fault::Storage),
-            ".{0,9}".prop_map(Fault::Invalid),
-            ".{0,9}".prop_map(Fault::Other),
-        ];
-        (any::<bool>(), fault).prop_map(|(unknown, fault)| Failure { unknown, fault })
-    }
-
-    fn response() -> impl Strategy<Value = Response> {
-        let refusal = prop_oneof![
-            (vote(), vote()).prop_map(|(expected, actual)| TransferRefusal::VoteChanged { expected, actual }),
-            (option::of(log_id()), option::of(log_id()))
-                .prop_map(|(expected, actual)| TransferRefusal::LogNotFlushed { expected, actual }),
-        ];
-        prop_oneof![
-            failure().prop_map(Response::Failed),
-            (vote(), any::<bool>(), option::of(log_id())).prop_map(|(vote, granted, last_log_id)| {
-                Response::Vote(VoteResponse { vote, granted, last_log_id })
-            }),
-            option::of(refusal).prop_map(|refusal| Response::TransferLeader(refusal.map_or(Ok(()), Err))),
-            (log_id(), bytes()).prop_map(|(log_id, response)| Response::Written { log_id, response }),
-            log_id().prop_map(Response::ReadIndex),
-            option::of((any::<u64>(), member())).prop_map(|hint| {
-                Response::NotLeader(hint.map(|(id, member)| LeaderHint { id: NodeId(id), member }))
-            }),
-            bytes().prop_map(Response::Founding),
-        ]
-    }
-
-    fn joined((what, parts): (u8, Vec<Bytes>)) -> (u8, Bytes) {
-        (what, parts.concat().into())
-    }
-
-    proptest! {
-        #[test]
-        fn round_trips(request in request(), response in response(), vote in vote(), failure in failure()) {
-            let (what, payload) = joined(request.encode());
-            prop_assert_eq!(Request::decode(what, payload), Ok(request));
-            let (what, payload) = joined(response.encode());
-            prop_assert_eq!(Response::decode(what, payload), Ok(response));
-            for reply in [SnapshotReply::Taken, SnapshotReply::Installed(vote), SnapshotReply::Failed(failure)] {
-                let (what, payload) = joined(reply.encode());
-                prop_assert_eq!(SnapshotReply::decode(what, payload), Ok(reply));
-            }
-        }
-
-        #[test]
-        fn a_snapshot_is_not_newer_than_its_sender(
-            vote in vote(), last in option::of(log_id()), at in option::of(log_id()), membership in membership(),
-        ) {
-            let last_membership = StoredMembership { log_id: at, membership };
-            let part = SnapshotPart::Begin { vote, meta: SnapshotMeta { last_log_id: last, last_membership } };
-            let (what, payload) = joined(part.encode());
-            let sane = vote.committed && last.is_none_or(|last| last.term <= vote.term) && at <= last;
-            prop_assert_eq!(SnapshotPart::decode(what, payload).ok(), sane.then_some(part));
-        }
-
-        #[test]
-        fn cut_or_garbled_bytes_never_panic(request in request(), garbage in bytes(), what in 0..40u8, cut in 0..99usize) {
-            let (kind, mut payload) = joined(request.encode());
-            payload.truncate(payload.len().saturating_sub(cut));
-            let _ = Request::decode(kind, payload);
-            let _ = Request::decode(what, garbage.clone());
-            let _ = Response::decode(what, garbage.clone());
-            let _ = SnapshotPart::decode(what, garbage.clone());
-            let _ = SnapshotReply::decode(what, garbage);
-        }
-    }
-
-    #[test]
-    fn an_unknown_message_is_an_error() {
-        assert!(Request::decode(99, Bytes::new()).is_err());
-        assert!(Response::decode(99, Bytes::new()).is_err());
-    }
-}
+mod tests;

@@ -16,17 +16,19 @@
 //! other kinds follow. Everything in a payload is a protocol buffer with explicit tags.
 
 mod append;
+mod failure;
 mod frame;
 mod handshake;
 mod message;
 mod rope;
 
 pub use append::{AppendRequest, AppendResponse, ENTRIES_MAX};
+pub use failure::{Failure, Fault};
 pub use frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameKind, decode_frame, encode_frame};
 pub use handshake::{
     HANDSHAKE_BYTES_MAX, Hello, NAME_BYTES_MAX, PROTOCOL_VERSION, Purpose, Refusal, RefusalCode, Welcome,
 };
 pub use message::{
-    Failure, Fault, ForwardWrite, LeaderHint, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply,
-    TransferLeader, TransferRefusal, VoteRequest, VoteResponse,
+    ForwardWrite, LeaderHint, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
+    TransferRefusal, VoteRequest, VoteResponse,
 };

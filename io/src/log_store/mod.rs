@@ -20,7 +20,7 @@ use openraft::OptionalSend;
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
-use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
+use openraft::type_config::alias::WatchSenderOf;
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::{Disk, Wake};
 use quorate_core::log::record::Record;
@@ -164,9 +164,8 @@ impl<R: AsyncRuntime, F> State<R, F> {
 }
 
 type StateOf<P> = State<<P as Platform>::Runtime, <<P as Platform>::Disk as Disk>::File>;
-type DurableSender<P> = WatchSenderOf<Types<<P as Platform>::Runtime>, Option<LogId>>;
-/// Tells up to which entry the local log is durable.
-pub type DurableWatch<P> = WatchReceiverOf<Types<<P as Platform>::Runtime>, Option<LogId>>;
+/// Publishes up to which entry the local log is durable.
+pub type DurableSender<P> = WatchSenderOf<Types<<P as Platform>::Runtime>, Option<LogId>>;
 
 struct Shared<P: Platform> {
     state: Mutex<StateOf<P>>,
@@ -221,8 +220,8 @@ impl<P: Platform> Debug for LogStore<P> {
 }
 
 impl<P: Platform> LogStore<P> {
-    fn new(state: StateOf<P>, config: LogConfig, jobs: Option<Jobs<P::Disk>>) -> Self {
-        let (durable, _) = Types::<P::Runtime>::watch_channel(state.durable_id());
+    fn new(state: StateOf<P>, config: LogConfig, jobs: Option<Jobs<P::Disk>>, durable: DurableSender<P>) -> Self {
+        durable.send_if_different(state.durable_id());
         let (unsealed, _) = Types::<P::Runtime>::watch_channel(0);
         let shared = Shared {
             state: Mutex::new(state),
@@ -237,7 +236,7 @@ impl<P: Platform> LogStore<P> {
 
     /// A log that lives in memory only, for `--store memory`. It forgets votes: the node must get a new identity at
     /// every start.
-    pub fn in_memory(config: LogConfig) -> Self {
+    pub fn in_memory(config: LogConfig, durable: DurableSender<P>) -> Self {
         let state = State {
             vote: None,
             committed: None,
@@ -253,12 +252,7 @@ impl<P: Platform> LogStore<P> {
             failed: None,
             files: BTreeMap::new(),
         };
-        Self::new(state, config, None)
-    }
-
-    /// Watches up to which entry the local log is durable.
-    pub fn durable(&self) -> DurableWatch<P> {
-        lock(&self.shared.durable).subscribe()
+        Self::new(state, config, None, durable)
     }
 
     /// The first I/O error, if there was one: the log writes nothing any more.

@@ -14,7 +14,7 @@ use quorate_core::log::recovery::{Recovered, SegmentFacts, recover, scan_segment
 use quorate_core::log::{Damage, LogWriter};
 
 use super::worker::{LogWorker, Segments};
-use super::{LogConfig, LogStore, Slot, State};
+use super::{DurableSender, LogConfig, LogStore, Slot, State};
 use crate::jobs::Jobs;
 use crate::platform::Platform;
 
@@ -64,7 +64,8 @@ pub struct Opened<P: Platform> {
 }
 
 /// Opens the log in `dir`, which exists and is locked by this process. `fresh` is the identity that an empty directory
-/// gets; `applied` is what the store has durably applied.
+/// gets; `applied` is what the store has durably applied;
+/// `durable` is told up to which entry the log is durable.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -75,6 +76,7 @@ pub async fn open<P: Platform>(
     config: LogConfig,
     fresh: LogIdentity,
     applied: Option<LogId>,
+    durable: DurableSender<P>,
 ) -> Result<Opened<P>, OpenError> {
     let job_dir = dir.to_owned();
     let recovery = move |disk: &P::Disk| recover_dir::<P>(disk, &job_dir, config, fresh, applied);
@@ -82,7 +84,7 @@ pub async fn open<P: Platform>(
     let (state, writer, segments, identity) = jobs.run(recovery).await.map_err(stopped)??;
     let opened_epoch = writer.boot_epoch();
     let has_history = state.vote.is_some() || state.purged.is_some() || !state.slots.is_empty();
-    let store = LogStore::new(state, config, Some(jobs.clone()));
+    let store = LogStore::new(state, config, Some(jobs.clone()), durable);
     let wake = disk.start("log", LogWorker::<P>::new(&store.shared, writer, segments));
     // Nobody else has the store yet, so nothing was set before.
     let _ = store.shared.wake.set(wake);

@@ -56,6 +56,12 @@ pub enum StartError {
         /// What is wrong.
         error: RecordDamage,
     },
+    /// The directory holds files of several nodes.
+    #[error(
+        "{}: the founding record does not name the node that the log belongs to; files of different nodes are mixed, \
+         or the log was removed. Move the directory away and join this node anew with an empty one", .0.display()
+    )]
+    MixedUp(PathBuf),
     /// The node is to join a cluster that does not know it.
     #[error(
         "--initial-cluster-state is existing, but {} holds no data: this node belongs to no cluster. If it lost its \
@@ -77,11 +83,17 @@ impl StartError {
     /// The exit code for a process that cannot go on: see [`exit_code`].
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Log(OpenError::Damage { .. } | OpenError::Identity { .. }) | Self::Record { .. } => exit_code::DAMAGED,
-            Self::Store(error) if error.is_damage() => exit_code::DAMAGED,
-            Self::Log(OpenError::Io { .. }) | Self::Store(_) | Self::Io { .. } => exit_code::DISK_FAILED,
+            Self::Log(OpenError::Damage { .. } | OpenError::Identity { .. }) | Self::Record { .. } => {
+                exit_code::DAMAGED
+            }
+            Self::Store(StoreError::Damaged { .. }) | Self::MixedUp(_) => exit_code::DAMAGED,
+            Self::Log(OpenError::Io { .. }) | Self::Store(StoreError::Io { .. }) | Self::Io { .. } => {
+                exit_code::DISK_FAILED
+            }
             Self::NoHistory(_) | Self::Founding(_) => exit_code::NOT_A_MEMBER,
-            Self::Listen { .. } | Self::Locked(_) | Self::Config(_) | Self::Raft(_) => exit_code::FAILED,
+            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) | Self::Raft(_) => {
+                exit_code::FAILED
+            }
         }
     }
 }

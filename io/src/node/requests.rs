@@ -15,6 +15,7 @@ use quorate_core::wire::{Failure, Fault, ForwardWrite, LeaderHint, Request, Resp
 use quorate_core::{LogId, NodeId};
 
 use super::Node;
+use super::status::ServerMetrics;
 use crate::error::{Consistency, ReadError, Reason, WriteError, Written};
 use crate::platform::Platform;
 use crate::store::View;
@@ -33,6 +34,37 @@ enum Attempt<T> {
     Failed(WriteError),
 }
 
+/// The pauses between attempts at one request.
+struct Retry<P: Platform> {
+    node: Node<P>,
+    metrics: ServerMetrics<P>,
+    /// Who led when the last attempt began.
+    leader: Option<NodeId>,
+    deadline: InstantOf<Types<P::Runtime>>,
+    pause: Duration,
+}
+
+impl<P: Platform> Retry<P> {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(InstantOf::<Types<P::Runtime>>::now())
+    }
+
+    /// Waits for news of a leader, or a little while: an unreachable one is worth another try soon.
+    async fn pause(&mut self, reason: Reason) -> Result<(), WriteError> {
+        let left = self.left();
+        if left.is_zero() {
+            return Err(WriteError::NotApplied(reason));
+        }
+        let known = self.leader;
+        let news = self.metrics.wait_until(|m| m.current_leader != known);
+        // Out of time is no news, and as good a reason to try again.
+        let _ = P::Runtime::timeout(self.pause.min(left), news).await;
+        self.leader = self.metrics.borrow_and_update().current_leader;
+        self.pause = (self.pause * 2).min(RETRY_MAX);
+        if self.node.is_stopping() { Err(WriteError::NotApplied(Reason::Stopping)) } else { Ok(()) }
+    }
+}
+
 impl<P: Platform> Node<P> {
     /// Commits a command and returns the state machine's response. Any node takes it.
     ///
@@ -41,13 +73,19 @@ impl<P: Platform> Node<P> {
     pub async fn write(&self, command: Bytes) -> Result<Written, WriteError> {
         self.admit_write(command.len())?;
         let _in_flight = self.begin_write()?;
-        let deadline = Self::deadline(self.inner.config.request_timeout);
-        self.until(deadline, async |left| match self.leader() {
-            None => Attempt::Again(Reason::NoLeader),
-            Some((id, _)) if id == self.id() => self.propose(command.clone(), left).await,
-            Some((id, target)) => self.forward_write(id, &target, command.clone(), left).await,
-        })
-        .await
+        let mut retry = self.retry()?;
+        loop {
+            let attempt = match self.leader() {
+                None => Attempt::Again(Reason::NoLeader),
+                Some((id, _)) if id == self.node_id() => self.propose(command.clone(), retry.left()).await,
+                Some((_, target)) => self.forward_write(&target, command.clone(), retry.left()).await,
+            };
+            match attempt {
+                Attempt::Done(written) => return Ok(written),
+                Attempt::Failed(error) => return Err(error),
+                Attempt::Again(reason) => retry.pause(reason).await?,
+            }
+        }
     }
 
     /// A consistent, immutable view of the state.
@@ -61,15 +99,23 @@ impl<P: Platform> Node<P> {
         if consistency == Consistency::Stale {
             return Ok(self.inner.store.view());
         }
-        let deadline = Self::deadline(self.inner.config.request_timeout);
-        let index = self.until(deadline, async |left| match self.leader() {
-            None => Attempt::Again(Reason::NoLeader),
-            Some((id, _)) if id == self.id() => self.read_index(left).await,
-            Some((_, target)) => self.forward_read_index(&target, left).await,
-        });
-        let index = index.await.map_err(|e| ReadError(e.reason().clone()))?;
-        self.wait_applied(index, Self::left(deadline)).await.map_err(ReadError)?;
-        Ok(self.inner.store.view())
+        let error = |e: WriteError| ReadError(e.reason().clone());
+        let mut retry = self.retry().map_err(error)?;
+        loop {
+            let attempt = match self.leader() {
+                None => Attempt::Again(Reason::NoLeader),
+                Some((id, _)) if id == self.node_id() => self.read_index(retry.left()).await,
+                Some((_, target)) => self.forward_read_index(&target, retry.left()).await,
+            };
+            match attempt {
+                Attempt::Done(index) => {
+                    self.wait_applied(index, retry.left()).await.map_err(ReadError)?;
+                    return Ok(self.inner.store.view());
+                }
+                Attempt::Failed(failed) => return Err(error(failed)),
+                Attempt::Again(reason) => retry.pause(reason).await.map_err(error)?,
+            }
+        }
     }
 
     /// A write that another node forwarded; tried here only.
@@ -96,16 +142,14 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    fn deadline(timeout: Duration) -> InstantOf<Types<P::Runtime>> {
-        InstantOf::<Types<P::Runtime>>::now() + timeout
-    }
-
-    fn left(deadline: InstantOf<Types<P::Runtime>>) -> Duration {
-        deadline.saturating_duration_since(InstantOf::<Types<P::Runtime>>::now())
-    }
-
-    fn id(&self) -> NodeId {
-        self.inner.identity.get().node_id
+    fn retry(&self) -> Result<Retry<P>, WriteError> {
+        if self.is_stopping() {
+            return Err(WriteError::NotApplied(Reason::Stopping));
+        }
+        let mut metrics = self.inner.raft.server_metrics();
+        let leader = metrics.borrow_and_update().current_leader;
+        let deadline = InstantOf::<Types<P::Runtime>>::now() + self.inner.config.request_timeout;
+        Ok(Retry { node: self.clone(), metrics, leader, deadline, pause: RETRY_MIN })
     }
 
     fn admit_write(&self, bytes: usize) -> Result<(), WriteError> {
@@ -122,35 +166,6 @@ impl<P: Platform> Node<P> {
             return Err(WriteError::NotApplied(Reason::Overloaded));
         }
         Ok(())
-    }
-
-    /// Attempts until one settles the request or the deadline passes.
-    async fn until<T>(
-        &self,
-        deadline: InstantOf<Types<P::Runtime>>,
-        mut attempt: impl AsyncFnMut(Duration) -> Attempt<T>,
-    ) -> Result<T, WriteError> {
-        let mut pause = RETRY_MIN;
-        let mut metrics = self.inner.raft.server_metrics();
-        loop {
-            if self.is_stopping() {
-                return Err(WriteError::NotApplied(Reason::Stopping));
-            }
-            let known = metrics.borrow_and_update().current_leader;
-            let reason = match attempt(Self::left(deadline)).await {
-                Attempt::Done(value) => return Ok(value),
-                Attempt::Failed(error) => return Err(error),
-                Attempt::Again(reason) => reason,
-            };
-            let left = Self::left(deadline);
-            if left.is_zero() {
-                return Err(WriteError::NotApplied(reason));
-            }
-            // A new leader is news at once; an unreachable one is worth another try soon.
-            let news = metrics.wait_until(|m| m.current_leader != known);
-            let _ = P::Runtime::timeout(pause.min(left), news).await;
-            pause = (pause * 2).min(RETRY_MAX);
-        }
     }
 
     fn leader(&self) -> Option<(NodeId, Target)> {
@@ -186,17 +201,15 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    async fn forward_write(&self, _to: NodeId, target: &Target, command: Bytes, left: Duration) -> Attempt<Written> {
+    async fn forward_write(&self, target: &Target, command: Bytes, left: Duration) -> Attempt<Written> {
         let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Write(ForwardWrite { origin: self.id(), hops: 1, deadline_ms, command });
+        let request = Request::Write(ForwardWrite { origin: self.node_id(), hops: 1, deadline_ms, command });
         match self.inner.peers.call(target, &request, left).await {
             Ok(Response::Written { log_id, response }) => Attempt::Done(Written { log_id, response }),
             Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
             Ok(Response::Failed(e)) if e.unknown => Attempt::Failed(WriteError::Unknown(reason(e.fault))),
             Ok(Response::Failed(e)) => match e.fault {
-                Fault::TooLarge { .. } | Fault::Invalid(_) => {
-                    Attempt::Failed(WriteError::NotApplied(reason(e.fault)))
-                }
+                Fault::TooLarge { .. } | Fault::Invalid(_) => Attempt::Failed(WriteError::NotApplied(reason(e.fault))),
                 fault => Attempt::Again(reason(fault)),
             },
             Ok(_) => Attempt::Failed(WriteError::Unknown(Reason::Invalid("an answer to another question".into()))),
@@ -210,9 +223,7 @@ impl<P: Platform> Node<P> {
         match P::Runtime::timeout(timeout, asked).await {
             Err(_) => Attempt::Again(Reason::Timeout),
             Ok(Ok((index, _))) => Attempt::Done(log_id_from(&index.log_id())),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
-                Attempt::Again(forwarded(&to))
-            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Attempt::Again(forwarded(&to)),
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(e)))) => {
                 Attempt::Again(Reason::Unreachable(e.to_string()))
             }
@@ -287,4 +298,3 @@ fn failure(error: &WriteError) -> Failure {
     };
     Failure { unknown: matches!(error, WriteError::Unknown(_)), fault }
 }
-

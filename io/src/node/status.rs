@@ -46,9 +46,15 @@ pub struct Leadership {
     pub is_local: bool,
 }
 
+/// openraft's metrics of roles and membership, without those of the log.
+pub(super) type ServerMetrics<P> = WatchReceiverOf<
+    Types<<P as Platform>::Runtime>,
+    openraft::metrics::RaftServerMetrics<Types<<P as Platform>::Runtime>>,
+>;
+
 /// Follows [`Leadership`].
 pub struct LeadershipWatch<P: Platform> {
-    metrics: WatchReceiverOf<Types<P::Runtime>, openraft::metrics::RaftServerMetrics<Types<P::Runtime>>>,
+    metrics: ServerMetrics<P>,
     seen: Leadership,
 }
 

@@ -35,7 +35,7 @@ impl Layer {
         }
     }
 
-    fn range<'a>(&'a self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = Result<Change, StoreError>> {
+    fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> impl Iterator<Item = Result<Change, StoreError>> {
         self.map.range::<_, [u8]>((from, to)).map(|(key, value)| Ok((key.clone(), value.clone())))
     }
 

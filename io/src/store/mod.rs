@@ -24,6 +24,8 @@ mod error;
 mod layers;
 pub(crate) mod memory;
 pub(crate) mod redb;
+#[cfg(test)]
+mod tests;
 
 pub use error::StoreError;
 pub use layers::View;

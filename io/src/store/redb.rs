@@ -344,7 +344,7 @@ fn create<D: Disk>(
 ) -> Result<OpenFile, StoreError> {
     let path = dir.join(store_name(generation));
     match disk.remove(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io(&path, e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io(&path, e)),
         _ => open_file(disk, dir, generation, OpenMode::CreateNew, options, jobs),
     }
 }

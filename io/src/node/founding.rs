@@ -1,0 +1,131 @@
+//! Drives [`Founding`]: asks the peers, makes what it decides durable, and starts consensus with the result.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use openraft_rt::AsyncRuntime;
+use prost::Message;
+use quorate_core::disk::{read_file, replace_file};
+use quorate_core::founding::{Card, Decision, FILE_NAME, Founding, FoundingRecord};
+use quorate_core::wire::{Request, Response};
+
+use super::{Node, StartError, StopError};
+use crate::jobs::{Jobs, lock};
+use crate::platform::Platform;
+use crate::transport::Target;
+use crate::types::membership_to;
+
+/// Between two rounds of asking peers that have not answered, or not accepted, yet.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// For one peer's answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Reads the founding record of a data directory.
+pub(super) async fn read_record<P: Platform>(
+    jobs: &Jobs<P::Disk>,
+    dir: &Path,
+) -> Result<Option<FoundingRecord>, StartError> {
+    let path = dir.join(FILE_NAME);
+    let job_path = path.clone();
+    let bytes = jobs.run(move |disk| read_file(disk, &job_path)).await.unwrap_or_else(|e| Err(io::Error::other(e)));
+    match bytes {
+        Ok(bytes) => match FoundingRecord::from_file(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => Err(StartError::Record { path, error }),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StartError::Io { path, error }),
+    }
+}
+
+impl<P: Platform> Node<P> {
+    /// Answers a node that has no cluster.
+    pub(super) fn handle_founding(&self) -> Bytes {
+        lock(&self.inner.card).encode_to_vec().into()
+    }
+
+    /// Until the cluster is founded, or cannot be, or the node stops.
+    pub(super) async fn found(&self, mut founding: Founding, jobs: Option<Jobs<P::Disk>>) {
+        let mut waiting_for = Vec::new();
+        while !self.is_stopping() {
+            self.show(founding.card().clone());
+            let result = match founding.decide() {
+                Decision::Ask(names) => {
+                    if names != waiting_for {
+                        tracing::info!(peers = ?names, "waiting for peers to found the cluster");
+                        waiting_for = names.clone();
+                    }
+                    let result = self.ask(&mut founding, &names).await;
+                    P::Runtime::sleep(ASK_EVERY).await;
+                    result
+                }
+                Decision::Accept(record) => {
+                    let kept = self.keep(&record, jobs.as_ref()).await;
+                    founding.accepted(record);
+                    kept
+                }
+                Decision::Found(record) => match self.keep(&record, jobs.as_ref()).await {
+                    Ok(()) => return self.enter(&record).await,
+                    failed => failed,
+                },
+            };
+            if let Err(error) = result {
+                self.fail(error);
+                return;
+            }
+        }
+    }
+
+    /// Belongs to the cluster of a founded record, and initializes consensus if nobody has. All members do so with
+    /// the same membership, which is what makes it safe.
+    pub(super) async fn enter(&self, record: &FoundingRecord) {
+        let cluster = record.cluster_id();
+        self.inner.identity.set_cluster(cluster);
+        lock(&self.inner.card).cluster = cluster.0;
+        tracing::info!(%cluster, node = %self.node_id(), "this node belongs to a cluster");
+        let members = match membership_to(&record.membership()) {
+            Ok(membership) => membership,
+            Err(e) => return self.fail(StopError::Raft(e)),
+        };
+        let members: std::collections::BTreeMap<_, _> =
+            members.nodes().map(|(id, member)| (*id, member.clone())).collect();
+        // Refused where there is a log already, which is then the same or newer.
+        if let Err(error) = self.inner.raft.initialize(members).await {
+            tracing::debug!(%error, "consensus was initialized before");
+        }
+    }
+
+    fn show(&self, card: Card) {
+        *lock(&self.inner.card) = card;
+    }
+
+    async fn ask(&self, founding: &mut Founding, names: &[String]) -> Result<(), StopError> {
+        let request = Request::Founding(founding.card().encode_to_vec().into());
+        let request = &request;
+        let calls = names.iter().map(|name| {
+            let target = Target { node: None, addrs: founding.addrs(name).to_vec() };
+            async move { self.inner.peers.call(&target, request, ANSWER_WITHIN).await }
+        });
+        for (name, answer) in names.iter().zip(join_all(calls).await) {
+            match answer {
+                Ok(Response::Founding(bytes)) => match Card::decode(bytes) {
+                    Ok(card) => founding.handle_card(name, card)?,
+                    Err(error) => tracing::warn!(peer = name, %error, "unreadable answer"),
+                },
+                Ok(other) => tracing::debug!(peer = name, answer = ?other, "no card"),
+                Err(error) => tracing::debug!(peer = name, %error, "no answer"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep(&self, record: &FoundingRecord, jobs: Option<&Jobs<P::Disk>>) -> Result<(), StopError> {
+        let (Some(dir), Some(jobs)) = (self.dir(), jobs) else { return Ok(()) };
+        let (path, bytes) = (dir.join(FILE_NAME), record.to_file());
+        let kept = jobs.run(move |disk| replace_file(disk, &path, &bytes)).await;
+        kept.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| StopError::Storage(e.to_string()))
+    }
+}

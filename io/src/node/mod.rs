@@ -1,0 +1,263 @@
+//! A node: the library's front door.
+//!
+//! ```text
+//!   write / read ──► leader? ──yes──► openraft ──► log store ──► disk worker
+//!        ▲             │ no             │  ▲
+//!        │             ▼                ▼  │
+//!        │          transport ◄──► peers' nodes
+//!        └── response ◄── state machine store ◄── committed entries
+//! ```
+//!
+//! [`Node::start`] opens the data directory, recovers, and returns; whether a leader is known yet is what
+//! [`Node::health`] and [`Node::leadership`] say. A node never exits or aborts its process: what goes wrong later is
+//! the value of [`Node::stopped`].
+
+mod config;
+mod error;
+mod founding;
+mod requests;
+mod service;
+mod start;
+mod status;
+mod tasks;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
+use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
+use openraft_rt::AsyncRuntime;
+use quorate_core::disk::Disk;
+use quorate_core::founding::Card;
+use quorate_core::{NodeId, StateMachine};
+
+pub use config::{InitialState, NodeConfig, Storage};
+pub use error::{StartError, StopError, exit_code};
+pub use status::{ClusterStatus, Health, Leadership, LeadershipWatch};
+
+use crate::error::{Reason, WriteError};
+use crate::jobs::lock;
+use crate::log_store::LogStore;
+use crate::platform::Platform;
+use crate::state_machine::StateMachineStore;
+use crate::transport::{Identity, Peers, Server};
+use crate::types::Types;
+
+/// openraft's handle over our types.
+pub type Raft<P> = openraft::Raft<Types<<P as Platform>::Runtime>, StateMachineStore<P>>;
+
+/// Longest wait for requests under way when a node stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Longest wait for another node to take leadership over when a leader stops.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// What a node's tasks share.
+pub(crate) struct Inner<P: Platform> {
+    config: NodeConfig,
+    platform: P,
+    identity: Identity,
+    raft: Raft<P>,
+    log: LogStore<P>,
+    store: StateMachineStore<P>,
+    peers: Peers<P>,
+    server: Mutex<Option<Server>>,
+    /// What this node shows to others that have no cluster.
+    card: Mutex<Card>,
+    /// Result of the last ping of each peer.
+    reachable: Mutex<BTreeMap<NodeId, bool>>,
+    in_flight: AtomicUsize,
+    stopping: AtomicBool,
+    /// The first failure; the node has then stopped.
+    failure: Mutex<WatchSenderOf<Types<P::Runtime>, Option<StopError>>>,
+    /// Turns `true` when the background tasks should end.
+    shutdown: Mutex<WatchSenderOf<Types<P::Runtime>, bool>>,
+    /// Held as long as the node uses the directory.
+    lock: Mutex<Option<<P::Disk as Disk>::Lock>>,
+}
+
+/// A member of a cluster, or one that is about to found it. Cheap to clone; all clones are the same node.
+///
+/// Dropping all clones does not stop it: call [`Node::stop`].
+pub struct Node<P: Platform> {
+    inner: Arc<Inner<P>>,
+}
+
+impl<P: Platform> Clone for Node<P> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<P: Platform> fmt::Debug for Node<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({} {})", self.inner.config.name, self.inner.identity.get().node_id)
+    }
+}
+
+/// Counts a write that is under way.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<P: Platform> Node<P> {
+    /// Opens the data directory, recovers, and starts to take part: founds a cluster with the peers of the founding
+    /// list, or goes on in the one it belongs to. Returns once recovered, without waiting for peers or a leader.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing is left running.
+    pub async fn start(platform: P, config: NodeConfig, machine: impl StateMachine) -> Result<Self, StartError> {
+        start::start(platform, config, Arc::new(machine)).await
+    }
+
+    /// This node's identity.
+    pub fn node_id(&self) -> NodeId {
+        self.inner.identity.get().node_id
+    }
+
+    /// The address that peers are listened for at, with the port that was chosen if 0 was asked for.
+    pub fn peer_addr(&self) -> String {
+        lock(&self.inner.server).as_ref().map_or_else(String::new, |server| server.local_addr().to_owned())
+    }
+
+    /// openraft's own handle, for metrics and triggers that this interface does not cover.
+    pub fn raft(&self) -> &Raft<P> {
+        &self.inner.raft
+    }
+
+    /// The replicated log of this node.
+    pub fn log(&self) -> &LogStore<P> {
+        &self.inner.log
+    }
+
+    /// The state of this node.
+    pub fn store(&self) -> &StateMachineStore<P> {
+        &self.inner.store
+    }
+
+    /// Waits until the node has stopped by itself, and says why.
+    pub async fn stopped(&self) -> StopError {
+        let mut failure = lock(&self.inner.failure).subscribe();
+        match failure.wait_until(Option::is_some).await {
+            Ok(Some(error)) => error,
+            // The sender is in `inner`, which `self` holds.
+            _ => StopError::Raft("the node is gone".to_owned()),
+        }
+    }
+
+    /// Stops: refuses new writes, finishes those under way, hands leadership over, stops consensus, makes the log
+    /// durable, and lets the directory go. Bounded in time, and safe to call more than once.
+    ///
+    /// # Errors
+    /// Why the node had stopped by itself, or why its log could not be closed cleanly. It has stopped all the same.
+    pub async fn stop(&self) -> Result<(), StopError> {
+        let inner = &self.inner;
+        let first = !inner.stopping.swap(true, Ordering::Relaxed);
+        let failed = self.failure();
+        if first && failed.is_none() {
+            self.drain().await;
+            self.hand_over().await;
+        }
+        lock(&inner.shutdown).send_if_different(true);
+        if let Some(server) = lock(&inner.server).take() {
+            server.shutdown();
+        }
+        inner.peers.shutdown();
+        // Its core may be gone already, which is as good.
+        let _ = P::Runtime::timeout(DRAIN, inner.raft.shutdown()).await;
+        let closed = inner.log.close().await;
+        drop(lock(&inner.lock).take());
+        match failed {
+            Some(error) => Err(error),
+            None => closed.map_err(|e: io::Error| StopError::Storage(e.to_string())),
+        }
+    }
+
+    /// Why the node has stopped by itself, if it has.
+    fn failure(&self) -> Option<StopError> {
+        lock(&self.inner.failure).borrow_watched().clone()
+    }
+
+    /// Records the first failure.
+    fn fail(&self, error: StopError) {
+        lock(&self.inner.failure).send_if_modified(|failure| {
+            let first = failure.is_none();
+            if first {
+                tracing::error!(%error, "this node has stopped");
+                *failure = Some(error);
+            }
+            first
+        });
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Relaxed)
+    }
+
+    fn shutdown_watch(&self) -> WatchReceiverOf<Types<P::Runtime>, bool> {
+        lock(&self.inner.shutdown).subscribe()
+    }
+
+    fn begin_write(&self) -> Result<InFlight<'_>, WriteError> {
+        if self.is_stopping() {
+            return Err(WriteError::NotApplied(Reason::Stopping));
+        }
+        let in_flight = &self.inner.in_flight;
+        let before = in_flight.fetch_add(1, Ordering::Relaxed);
+        let guard = InFlight(in_flight);
+        if before >= self.inner.config.writes_in_flight_max {
+            return Err(WriteError::NotApplied(Reason::Overloaded));
+        }
+        Ok(guard)
+    }
+
+    async fn drain(&self) {
+        let drained = async {
+            while self.inner.in_flight.load(Ordering::Relaxed) > 0 {
+                P::Runtime::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if P::Runtime::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("stopping with writes under way: their outcome is unknown to their clients");
+        }
+    }
+
+    /// Asks the follower that is furthest to take over. If it does not, the cluster elects a leader by itself: this
+    /// node stops either way, so the wedge of a failed transfer in openraft cannot matter.
+    async fn hand_over(&self) {
+        let raft = &self.inner.raft;
+        let own = self.node_id();
+        let heir = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.current_leader != Some(own) {
+                return;
+            }
+            let voters: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|id| *id != own).collect();
+            let matched = |id: &NodeId| metrics.replication.as_ref().and_then(|r| r.get(id).cloned().flatten());
+            voters.into_iter().max_by_key(|id| matched(id).map(|log_id| log_id.index))
+        };
+        let Some(heir) = heir else { return };
+        let mut metrics = raft.server_metrics();
+        if raft.trigger().transfer_leader(heir).await.is_ok() {
+            let gone = metrics.wait_until(|m| m.current_leader != Some(own));
+            let _ = P::Runtime::timeout(HAND_OVER, gone).await;
+        }
+    }
+
+    /// The node's directory; `None` in memory mode.
+    fn dir(&self) -> Option<PathBuf> {
+        match &self.inner.config.storage {
+            Storage::Dir(dir) => Some(dir.clone()),
+            Storage::Memory => None,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Starting a node: directory, store, log, consensus, listener, in this order. A start that fails leaves nothing
+//! running.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex};
+
+use openraft::type_config::TypeConfigExt;
+use openraft_rt::AsyncRuntime;
+use quorate_core::disk::Disk;
+use quorate_core::founding::{Card, Founding, FoundingRecord};
+use quorate_core::log::format::LogIdentity;
+use quorate_core::{ClusterId, LogId, NodeId, StateMachine};
+use rand::Rng;
+
+use super::founding::read_record;
+use super::service::Service;
+use super::{InitialState, Inner, Node, NodeConfig, Raft, StartError, Storage};
+use crate::jobs::{Jobs, lock};
+use crate::log_store::{self, LogStore};
+use crate::platform::Platform;
+use crate::raft_config::raft_config;
+use crate::raft_network::NetworkFactory;
+use crate::state_machine::{Location, StateMachineStore};
+use crate::transport::{Identity, LocalIdentity, Peers, Server};
+use crate::types::Types;
+
+/// What a data directory, or its absence, gives a node.
+struct Opened<P: Platform> {
+    log: LogStore<P>,
+    store: StateMachineStore<P>,
+    identity: LogIdentity,
+    boot_epoch: u64,
+    has_history: bool,
+    record: Option<FoundingRecord>,
+    jobs: Option<Jobs<P::Disk>>,
+    lock: Option<<P::Disk as Disk>::Lock>,
+}
+
+pub(super) async fn start<P: Platform>(
+    platform: P,
+    config: NodeConfig,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Node<P>, StartError> {
+    let opened = match &config.storage {
+        Storage::Dir(dir) => open_dir(&platform, dir, &config, machine).await?,
+        Storage::Memory => open_memory::<P>(&config, machine).await?,
+    };
+    if let (Some(record), Storage::Dir(dir)) = (&opened.record, &config.storage)
+        && !record.membership().members.contains_key(&opened.identity.node_id)
+    {
+        return Err(StartError::MixedUp(dir.clone()));
+    }
+    let founded = opened.record.clone().filter(|record| record.founded);
+    // Checked before anything runs: an error of an operator, with a reason, not a half-started node.
+    let founding = match &founded {
+        Some(_) => None,
+        None => Some(prepare_founding(&config, &opened)?),
+    };
+    let quiet = opened.has_history.then(|| config.timing.quiet_after_restart());
+    let raft_config = raft_config(&config.timing, &config.compaction, quiet.is_some()).map_err(StartError::Config)?;
+    let identity = Identity::new(LocalIdentity {
+        cluster_id: founded.as_ref().map_or(ClusterId::NONE, FoundingRecord::cluster_id),
+        node_id: opened.identity.node_id,
+        boot_epoch: opened.boot_epoch,
+        name: config.name.clone(),
+    });
+    let peers = Peers::new(platform.clone(), identity.clone(), config.transport.clone());
+    let raft = Raft::<P>::new(
+        opened.identity.node_id,
+        Arc::new(raft_config),
+        NetworkFactory::new(peers.clone()),
+        opened.log.clone(),
+        opened.store.clone(),
+    )
+    .await
+    .map_err(|e| StartError::Raft(e.to_string()))?;
+    let card = founding.as_ref().map_or_else(|| own_card(&config, opened.identity.node_id), |f| f.card().clone());
+    let (failure, _) = Types::<P::Runtime>::watch_channel(None);
+    let (shutdown, _) = Types::<P::Runtime>::watch_channel(false);
+    let inner = Inner {
+        config,
+        platform,
+        identity,
+        raft,
+        log: opened.log,
+        store: opened.store,
+        peers,
+        server: Mutex::new(None),
+        card: Mutex::new(card),
+        reachable: Mutex::new(BTreeMap::new()),
+        in_flight: AtomicUsize::new(0),
+        stopping: AtomicBool::new(false),
+        failure: Mutex::new(failure),
+        shutdown: Mutex::new(shutdown),
+        lock: Mutex::new(opened.lock),
+    };
+    let node = Node { inner: Arc::new(inner) };
+    if let Err(error) = listen(&node, quiet).await {
+        // Its own failure would only hide the reason.
+        let _ = node.stop().await;
+        return Err(error);
+    }
+    node.start_tasks(quiet);
+    match (founded, founding) {
+        (Some(record), _) => node.enter(&record).await,
+        (None, Some(founding)) => {
+            let (founder, jobs) = (node.clone(), opened.jobs);
+            node.spawn(async move { founder.found(founding, jobs).await });
+        }
+        (None, None) => {}
+    }
+    Ok(node)
+}
+
+async fn listen<P: Platform>(node: &Node<P>, quiet: Option<std::time::Duration>) -> Result<(), StartError> {
+    let inner = &node.inner;
+    let addr = &inner.config.peer_listen;
+    let service = Arc::new(Service::new(node, quiet));
+    let transport = inner.config.transport.clone();
+    let server = Server::start(&inner.platform, addr, inner.identity.clone(), transport, service).await;
+    let server = server.map_err(|error| StartError::Listen { addr: addr.clone(), error })?;
+    *lock(&inner.server) = Some(server);
+    Ok(())
+}
+
+async fn open_dir<P: Platform>(
+    platform: &P,
+    dir: &Path,
+    config: &NodeConfig,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Opened<P>, StartError> {
+    let disk = platform.disk();
+    let jobs = Jobs::start(disk, "store");
+    let locked = lock_dir::<P>(&jobs, dir).await?;
+    let record = read_record::<P>(&jobs, dir).await?;
+    let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
+    let location = Location::Dir { jobs: jobs.clone(), dir: dir.join("store") };
+    let store = StateMachineStore::open(location, config.store, machine, durable_watch).await?;
+    let readers = Jobs::start(disk, "log reads");
+    let fresh = fresh_identity::<P>();
+    let log = log_store::open::<P>(disk, &readers, dir, config.log, fresh, store.durable(), durable).await?;
+    Ok(Opened {
+        log: log.store,
+        store,
+        identity: log.identity,
+        boot_epoch: log.boot_epoch,
+        has_history: log.has_history,
+        record,
+        jobs: Some(jobs),
+        lock: Some(locked),
+    })
+}
+
+async fn lock_dir<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<<P::Disk as Disk>::Lock, StartError> {
+    let path = dir.to_owned();
+    let locked = jobs.run(move |disk| {
+        disk.create_dir_all(&path)?;
+        disk.lock(&path)
+    });
+    match locked.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
+        Ok(lock) => Ok(lock),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(StartError::Locked(dir.to_owned())),
+        Err(error) => Err(StartError::Io { path: dir.to_owned(), error }),
+    }
+}
+
+async fn open_memory<P: Platform>(
+    config: &NodeConfig,
+    machine: Arc<dyn StateMachine>,
+) -> Result<Opened<P>, StartError> {
+    let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
+    let log = LogStore::in_memory(config.log, durable);
+    let store = StateMachineStore::open(Location::Memory, config.store, machine, durable_watch).await?;
+    Ok(Opened {
+        log,
+        store,
+        identity: fresh_identity::<P>(),
+        boot_epoch: 1,
+        has_history: false,
+        record: None,
+        jobs: None,
+        lock: None,
+    })
+}
+
+/// Random: never derived from a name, never used again.
+fn fresh_identity<P: Platform>() -> LogIdentity {
+    let mut rng = P::Runtime::thread_rng();
+    let uuid = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
+    LogIdentity { uuid, node_id: NodeId(rng.next_u64().max(1)) }
+}
+
+fn own_card(config: &NodeConfig, node_id: NodeId) -> Card {
+    Card {
+        name: config.name.clone(),
+        node_id: node_id.0,
+        peer_addrs: config.peer_addrs.clone(),
+        api_addrs: config.api_addrs.clone(),
+        ..Card::default()
+    }
+}
+
+fn prepare_founding<P: Platform>(config: &NodeConfig, opened: &Opened<P>) -> Result<Founding, StartError> {
+    if config.initial_state == InitialState::Existing && opened.record.is_none() {
+        let place = match &config.storage {
+            Storage::Dir(dir) => dir.display().to_string(),
+            Storage::Memory => "memory".to_owned(),
+        };
+        return Err(StartError::NoHistory(place));
+    }
+    let card = own_card(config, opened.identity.node_id);
+    Ok(Founding::new(config.founding.clone(), card, opened.record.clone())?)
+}

@@ -1,0 +1,108 @@
+//! What a node does in the background. Every task ends when the node shuts down.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft_rt::AsyncRuntime;
+use quorate_core::NodeId;
+use quorate_core::wire::Request;
+
+use super::{Node, StopError};
+use crate::jobs::lock;
+use crate::platform::Platform;
+use crate::transport::Target;
+
+/// How often peers are pinged, so that `/cluster/nodes` knows on every node who can be reached.
+const PING_EVERY: Duration = Duration::from_secs(1);
+
+impl<P: Platform> Node<P> {
+    /// Starts them.
+    pub(super) fn start_tasks(&self, quiet: Option<Duration>) {
+        let node = self.clone();
+        self.spawn(async move { node.watch_consensus().await });
+        let node = self.clone();
+        self.spawn(async move { node.relieve_pressure().await });
+        let node = self.clone();
+        self.spawn(async move { node.ping_peers().await });
+        if let Some(quiet) = quiet {
+            let node = self.clone();
+            self.spawn(async move {
+                P::Runtime::sleep(quiet).await;
+                node.inner.raft.runtime_config().elect(true);
+            });
+        }
+    }
+
+    /// Runs a task until it ends or the node shuts down.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut shutdown = self.shutdown_watch();
+        drop(P::Runtime::spawn(async move {
+            let _ = P::Runtime::select2(shutdown.wait_until(|stop| *stop), task).await;
+        }));
+    }
+
+    /// Consensus stops for good at the first storage error; the node with it.
+    async fn watch_consensus(&self) {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let state = metrics.borrow_and_update().running_state.clone();
+            let ended = match state {
+                Ok(()) => metrics.changed().await.is_err(),
+                Err(error) => {
+                    if !self.is_stopping() {
+                        self.fail(self.why_stopped(&error.to_string()));
+                    }
+                    true
+                }
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// The storage's own words are plainer than openraft's.
+    fn why_stopped(&self, raft: &str) -> StopError {
+        if let Some(text) = self.inner.log.failure() {
+            return StopError::Storage(text);
+        }
+        match self.inner.store.fault() {
+            Some(error) => StopError::Storage(error.to_string()),
+            None => StopError::Raft(raft.to_owned()),
+        }
+    }
+
+    /// Makes a snapshot when too much is applied but not in the durable state.
+    async fn relieve_pressure(&self) {
+        let mut pressure = self.inner.store.pressure();
+        while pressure.wait_until(|high| *high).await.is_ok() {
+            if self.inner.raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+            let relieved = pressure.wait_until(|high| !*high);
+            let _ = P::Runtime::timeout(PING_EVERY, relieved).await;
+        }
+    }
+
+    async fn ping_peers(&self) {
+        loop {
+            let peers: Vec<(NodeId, Target)> = {
+                let metrics = self.inner.raft.server_metrics();
+                let metrics = metrics.borrow_watched();
+                let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
+                others.map(|(id, m)| (*id, Target { node: Some(*id), addrs: m.peer_addrs.clone() })).collect()
+            };
+            // A card is what any node shows anybody; here only that it answers matters.
+            let ping = Request::Founding(Default::default());
+            let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
+            let answers = join_all(pings).await;
+            {
+                let mut reachable = lock(&self.inner.reachable);
+                reachable.clear();
+                reachable.extend(peers.iter().zip(answers).map(|((id, _), answer)| (*id, answer.is_ok())));
+            }
+            P::Runtime::sleep(PING_EVERY).await;
+        }
+    }
+}

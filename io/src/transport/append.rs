@@ -1,0 +1,226 @@
+//! The dialling side of an append stream.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::pending;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use openraft_rt::{AsyncRuntime, Instant, Select3};
+use quorate_core::LogId;
+use quorate_core::wire::{AppendRequest, AppendResponse, ENTRIES_MAX, FRAME_BYTES_MAX};
+
+use super::config::{TransportConfig, ms};
+use super::connection::Lane;
+use super::{CallError, Lost};
+
+/// A pipelined stream of appends: see [`Peers::open_append_stream`](super::Peers::open_append_stream).
+///
+/// Requests are taken from the input while less than a window of them is unanswered, and are sent at once. Every
+/// answer belongs to the oldest unanswered request; one that cannot is an error.
+pub struct AppendStream<R: AsyncRuntime, S> {
+    lane: Option<Lane>,
+    input: Option<S>,
+    /// Pieces of the last request that the window had no room for.
+    pieces: VecDeque<AppendRequest>,
+    window: VecDeque<Sent>,
+    window_bytes: usize,
+    /// When the oldest unanswered request began to be the oldest.
+    waiting_since: R::Instant,
+    idle_max: Duration,
+    requests_max: usize,
+    bytes_max: usize,
+    piece_bytes_max: usize,
+    runtime: PhantomData<fn() -> R>,
+}
+
+/// What an answer must fit.
+struct Sent {
+    prev: Option<LogId>,
+    last: Option<LogId>,
+    bytes: usize,
+}
+
+impl<R: AsyncRuntime, S> fmt::Debug for AppendStream<R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppendStream").field("unanswered", &self.window.len()).finish_non_exhaustive()
+    }
+}
+
+impl<R: AsyncRuntime, S: Stream<Item = AppendRequest> + Send + Unpin> AppendStream<R, S> {
+    pub(super) fn new(lane: Lane, input: S, config: &TransportConfig) -> Self {
+        Self {
+            lane: Some(lane),
+            input: Some(input),
+            pieces: VecDeque::new(),
+            window: VecDeque::new(),
+            window_bytes: 0,
+            waiting_since: R::Instant::now(),
+            idle_max: ms(config.append_idle_ms),
+            requests_max: config.stream_requests_max,
+            bytes_max: config.stream_bytes_max,
+            piece_bytes_max: config.append_bytes_max.min(FRAME_BYTES_MAX / 2),
+            runtime: PhantomData,
+        }
+    }
+
+    /// The next answer; `None` when the input has ended and everything is answered. After an error, and after an
+    /// answer that is no success, the stream is over.
+    pub async fn next(&mut self) -> Option<Result<AppendResponse, CallError>> {
+        let result = self.step().await;
+        if !matches!(result, Some(Ok(AppendResponse::Success(_)))) {
+            // Ends the stream on the peer.
+            self.lane = None;
+            self.input = None;
+        }
+        result
+    }
+
+    /// As a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Result<AppendResponse, CallError>> {
+        futures_util::stream::unfold(self, |mut this| async move { this.next().await.map(|item| (item, this)) })
+    }
+
+    fn has_room(&self) -> bool {
+        self.window.len() < self.requests_max && self.window_bytes < self.bytes_max
+    }
+
+    async fn step(&mut self) -> Option<Result<AppendResponse, CallError>> {
+        loop {
+            if let Err(e) = self.send_pieces() {
+                return Some(Err(e));
+            }
+            let lane = self.lane.as_ref()?;
+            let mut input = self.input.as_mut().filter(|_| {
+                self.pieces.is_empty() && self.window.len() < self.requests_max && self.window_bytes < self.bytes_max
+            });
+            if input.is_none() && self.window.is_empty() {
+                return None;
+            }
+            let (waiting, deadline) = (!self.window.is_empty(), self.waiting_since + self.idle_max);
+            let next_request = async {
+                match &mut input {
+                    Some(input) => input.next().await,
+                    None => pending().await,
+                }
+            };
+            let timeout = async {
+                match waiting {
+                    true => R::sleep_until(deadline).await,
+                    false => pending().await,
+                }
+            };
+            match R::select3(lane.recv(), next_request, timeout).await {
+                Select3::First(Ok((_, payload))) => return Some(self.answer(payload)),
+                Select3::First(Err(e)) => return Some(Err(e)),
+                Select3::Second(Some(request)) => split(request, self.piece_bytes_max, &mut self.pieces),
+                Select3::Second(None) => self.input = None,
+                Select3::Third(()) => return Some(Err(CallError::Unknown(Lost::Timeout))),
+            }
+        }
+    }
+
+    fn send_pieces(&mut self) -> Result<(), CallError> {
+        while self.has_room() {
+            let (Some(piece), Some(lane)) = (self.pieces.pop_front(), &mut self.lane) else { break };
+            let payload = piece.encode();
+            let bytes = payload.iter().map(|part| part.len()).sum();
+            lane.send(0, payload)?;
+            if self.window.is_empty() {
+                self.waiting_since = R::Instant::now();
+            }
+            self.window.push_back(Sent { prev: piece.prev, last: piece.last(), bytes });
+            self.window_bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// Checks an answer against the request it must belong to.
+    fn answer(&mut self, payload: bytes::Bytes) -> Result<AppendResponse, CallError> {
+        let malformed = |why: String| CallError::Unknown(Lost::Malformed(why));
+        let response = AppendResponse::decode(payload).map_err(|e| malformed(e.to_string()))?;
+        let sent = self.window.pop_front().ok_or_else(|| malformed("an answer to no request".to_owned()))?;
+        self.window_bytes -= sent.bytes;
+        self.waiting_since = R::Instant::now();
+        check_answer(sent.prev, sent.last, &response).map_err(|why| malformed(why.to_owned()))?;
+        Ok(response)
+    }
+}
+
+/// Whether a response can be the answer to a request with this `prev` and this last entry.
+pub(crate) fn check_answer(
+    prev: Option<LogId>,
+    last: Option<LogId>,
+    response: &AppendResponse,
+) -> Result<(), &'static str> {
+    match response {
+        AppendResponse::Success(matching) if *matching < prev || *matching > last => {
+            Err("success for entries that were not sent")
+        }
+        AppendResponse::Conflict(id) if Some(*id) != prev => Err("conflict at an entry that was not asked for"),
+        _ => Ok(()),
+    }
+}
+
+/// Splits a request so that no piece has much more than `bytes_max` bytes of entries, unless it is a single entry.
+fn split(request: AppendRequest, bytes_max: usize, pieces: &mut VecDeque<AppendRequest>) {
+    let AppendRequest { vote, prev, leader_commit, entries } = request;
+    let mut piece = AppendRequest { vote, prev, leader_commit, entries: Vec::new() };
+    let mut piece_bytes = 0;
+    for entry in entries {
+        let bytes = AppendRequest::entry_bytes(&entry);
+        if !piece.entries.is_empty() && (piece_bytes + bytes > bytes_max || piece.entries.len() == ENTRIES_MAX) {
+            let next = AppendRequest { vote, prev: piece.last(), leader_commit, entries: Vec::new() };
+            pieces.push_back(std::mem::replace(&mut piece, next));
+            piece_bytes = 0;
+        }
+        piece_bytes += bytes;
+        piece.entries.push(entry);
+    }
+    pieces.push_back(piece);
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use quorate_core::{Entry, NodeId, Payload, Vote};
+
+    use super::*;
+
+    #[test]
+    fn a_large_request_is_split_into_requests_that_follow_each_other() {
+        let entry =
+            |index| Entry { log_id: LogId::new(2, index), payload: Payload::Command(Bytes::from(vec![0; 100])) };
+        let vote = Vote { term: 2, node: NodeId(1), committed: true };
+        let request = AppendRequest {
+            vote,
+            prev: Some(LogId::new(1, 4)),
+            leader_commit: None,
+            entries: (5..15).map(entry).collect(),
+        };
+        let mut pieces = VecDeque::new();
+        split(request.clone(), 500, &mut pieces);
+        assert!(pieces.len() >= 3);
+        let mut last = request.prev;
+        let mut entries = Vec::new();
+        for piece in pieces {
+            assert_eq!(piece.prev, last);
+            assert!(!piece.entries.is_empty() && piece.entries.len() <= 5);
+            last = piece.last();
+            entries.extend(piece.entries);
+        }
+        assert_eq!(entries, request.entries);
+    }
+
+    #[test]
+    fn an_answer_must_fit_its_request() {
+        let (prev, last) = (Some(LogId::new(1, 4)), Some(LogId::new(1, 6)));
+        assert!(check_answer(prev, last, &AppendResponse::Success(last)).is_ok());
+        assert!(check_answer(prev, last, &AppendResponse::Success(prev)).is_ok());
+        assert!(check_answer(prev, last, &AppendResponse::Success(Some(LogId::new(1, 7)))).is_err());
+        assert!(check_answer(prev, last, &AppendResponse::Success(None)).is_err());
+        assert!(check_answer(prev, last, &AppendResponse::Conflict(LogId::new(1, 4))).is_ok());
+        assert!(check_answer(None, last, &AppendResponse::Conflict(LogId::new(0, 0))).is_err());
+    }
+}

@@ -1,0 +1,78 @@
+//! The dialling side of a snapshot stream.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use openraft_rt::AsyncRuntime;
+use quorate_core::Vote;
+use quorate_core::wire::{SnapshotPart, SnapshotReply};
+
+use super::config::{TransportConfig, ms};
+use super::connection::Lane;
+use super::{CallError, Lost};
+
+/// Sends one snapshot: see [`Peers::open_snapshot_stream`](super::Peers::open_snapshot_stream). Send
+/// [`SnapshotPart::Begin`], the chunks, [`SnapshotPart::End`]; then [`SnapshotStream::finish`]. A few chunks are under
+/// way at a time; the peer acknowledges one when it has taken it.
+pub struct SnapshotStream<R: AsyncRuntime> {
+    lane: Lane,
+    unacknowledged: usize,
+    config: TransportConfig,
+    runtime: PhantomData<fn() -> R>,
+}
+
+impl<R: AsyncRuntime> fmt::Debug for SnapshotStream<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotStream").field("unacknowledged", &self.unacknowledged).finish_non_exhaustive()
+    }
+}
+
+impl<R: AsyncRuntime> SnapshotStream<R> {
+    pub(super) fn new(lane: Lane, config: &TransportConfig) -> Self {
+        Self { lane, unacknowledged: 0, config: config.clone(), runtime: PhantomData }
+    }
+
+    /// Sends a part, once there is room for it. `Some` is the peer's early and last answer: send no more.
+    ///
+    /// # Errors
+    /// No acknowledgement came within [`TransportConfig::chunk_idle_ms`], or the connection broke.
+    pub async fn send(&mut self, part: &SnapshotPart) -> Result<Option<SnapshotReply>, CallError> {
+        while self.unacknowledged >= self.config.chunks_max {
+            match self.reply(self.config.chunk_idle_ms).await? {
+                SnapshotReply::Taken => {}
+                last => return Ok(Some(last)),
+            }
+        }
+        let (what, payload) = part.encode();
+        self.lane.send(what, payload)?;
+        self.unacknowledged += 1;
+        Ok(None)
+    }
+
+    /// Waits until the peer has installed what was sent; the vote is the greatest it has promised.
+    ///
+    /// # Errors
+    /// It did not come within [`TransportConfig::install_ms`], or the connection broke.
+    pub async fn finish(mut self) -> Result<Result<Vote, quorate_core::wire::Failure>, CallError> {
+        loop {
+            let limit_ms = if self.unacknowledged > 0 { self.config.chunk_idle_ms } else { self.config.install_ms };
+            match self.reply(limit_ms).await? {
+                SnapshotReply::Taken => {}
+                SnapshotReply::Installed(vote) => return Ok(Ok(vote)),
+                SnapshotReply::Failed(failure) => return Ok(Err(failure)),
+            }
+        }
+    }
+
+    async fn reply(&mut self, limit_ms: u64) -> Result<SnapshotReply, CallError> {
+        let malformed = |why: String| CallError::Unknown(Lost::Malformed(why));
+        let received = R::timeout(ms(limit_ms), self.lane.recv()).await;
+        let (what, payload) = received.map_err(|_| CallError::Unknown(Lost::Timeout))??;
+        let reply = SnapshotReply::decode(what, payload).map_err(|e| malformed(e.to_string()))?;
+        if reply == SnapshotReply::Taken {
+            let left = self.unacknowledged.checked_sub(1);
+            self.unacknowledged = left.ok_or_else(|| malformed("more acknowledgements than chunks".to_owned()))?;
+        }
+        Ok(reply)
+    }
+}

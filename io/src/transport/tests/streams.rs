@@ -1,0 +1,187 @@
+//! Streams of appends and of snapshots.
+
+use futures_util::stream;
+use quorate_core::wire::SnapshotMeta;
+use quorate_core::{Entry, LogId, Payload, StoredMembership};
+
+use super::*;
+
+const VOTE: Vote = Vote { term: 1, node: NodeId(1), committed: true };
+
+/// One entry at `index`.
+fn append(index: u64) -> AppendRequest {
+    let prev = index.checked_sub(1).map(|index| LogId::new(1, index));
+    let payload = Payload::Command(Bytes::from(vec![0; 100]));
+    AppendRequest {
+        vote: VOTE,
+        prev,
+        leader_commit: None,
+        entries: vec![Entry { log_id: LogId::new(1, index), payload }],
+    }
+}
+
+#[test]
+fn appends_are_pipelined_within_the_window_and_answered_in_order() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        pair.service.allowed.send_replace(0);
+        let (polled, mut polls) = watch::channel(0);
+        let input = stream::iter(0..300).map(move |i| {
+            polled.send_modify(|n| *n += 1);
+            append(i)
+        });
+        let stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        let answers = TokioRuntime::spawn(stream.into_stream().collect::<Vec<_>>());
+        polls.wait_for(|n| *n == 64).await.unwrap();
+        TokioRuntime::sleep(Duration::from_millis(50)).await;
+        assert_eq!(*polls.borrow(), 64, "the window is 64 requests");
+        pair.service.allowed.send_replace(u64::MAX);
+        let expected: Vec<_> = (0..300).map(|i| Ok(AppendResponse::Success(Some(LogId::new(1, i))))).collect();
+        assert_eq!(answers.await.unwrap(), expected);
+        reaches(&pair.service.ended, 1).await;
+    });
+}
+
+#[test]
+fn a_large_append_is_sent_in_pieces() {
+    run(async {
+        let pair = pair(TransportConfig { append_bytes_max: 1000, ..Default::default() }).await;
+        let entries = (0..50).flat_map(|i| append(i).entries).collect();
+        let request = AppendRequest { entries, ..append(0) };
+        let input = stream::iter([request]);
+        let stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        let answers: Vec<_> = stream.into_stream().map(|answer| answer.unwrap()).collect().await;
+        assert!(answers.len() > 5);
+        assert_eq!(answers.last(), Some(&AppendResponse::Success(Some(LogId::new(1, 49)))));
+    });
+}
+
+#[test]
+fn dropping_a_stream_ends_it_on_the_peer() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        let input = stream::iter(0..1).map(append).chain(stream::pending());
+        let mut stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        drop(stream);
+        reaches(&pair.service.ended, 1).await;
+        pair.echo("the connection stays").await.unwrap();
+        assert_eq!(pair.service.hellos.lock().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_lost_connection_is_an_error_of_the_stream_and_credits_nothing_to_the_next() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        pair.service.allowed.send_replace(3);
+        let input = stream::iter(0..10).map(append);
+        let mut stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        for i in 0..3 {
+            let expected = AppendResponse::Success(Some(LogId::new(1, i)));
+            assert_eq!(stream.next().await, Some(Ok(expected)));
+        }
+        pair.net.cut_all();
+        assert!(matches!(stream.next().await, Some(Err(CallError::Unknown(Lost::Disconnected(_))))));
+        assert_eq!(stream.next().await, None);
+        pair.service.allowed.send_replace(u64::MAX);
+        let input = stream::iter(100..102).map(append);
+        let stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        let answers: Vec<_> = stream.into_stream().collect().await;
+        let expected: Vec<_> = (100..102).map(|i| Ok(AppendResponse::Success(Some(LogId::new(1, i))))).collect();
+        assert_eq!(answers, expected);
+    });
+}
+
+#[test]
+fn an_answer_that_does_not_come_is_a_timeout() {
+    run(async {
+        let pair = pair(TransportConfig { append_idle_ms: 50, ..Default::default() }).await;
+        pair.service.allowed.send_replace(0);
+        let input = stream::iter(0..1).map(append);
+        let mut stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        assert_eq!(stream.next().await, Some(Err(CallError::Unknown(Lost::Timeout))));
+        reaches(&pair.service.ended, 1).await;
+    });
+}
+
+#[test]
+fn an_invalid_append_ends_the_stream() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        let request = AppendRequest { prev: Some(LogId::new(1, 7)), ..append(3) };
+        let input = stream::iter([request]);
+        let mut stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        assert!(matches!(stream.next().await, Some(Err(CallError::Unknown(_)))));
+        assert_eq!(*pair.service.taken.borrow(), 0);
+    });
+}
+
+#[test]
+fn streams_are_limited_in_number() {
+    run(async {
+        let pair = pair(TransportConfig { streams_max: 1, ..Default::default() }).await;
+        let input = || stream::iter(0..1).map(append).chain(stream::pending());
+        let mut first = pair.peers.open_append_stream(&pair.target, input(), SECONDS).await.unwrap();
+        assert!(first.next().await.unwrap().is_ok());
+        let mut second = pair.peers.open_append_stream(&pair.target, input(), SECONDS).await.unwrap();
+        assert!(second.next().await.unwrap().is_err());
+    });
+}
+
+fn begin() -> SnapshotPart {
+    let last = Some(LogId::new(1, 5));
+    let meta = SnapshotMeta { last_log_id: last, last_membership: StoredMembership::default() };
+    SnapshotPart::Begin { vote: VOTE, meta }
+}
+
+fn chunk() -> SnapshotPart {
+    SnapshotPart::Chunk(Bytes::from(vec![9; 100_000]))
+}
+
+#[test]
+fn a_snapshot_goes_over_its_own_connection_with_back_pressure() {
+    run(async {
+        let pair = pair(TransportConfig { chunk_idle_ms: 100, ..Default::default() }).await;
+        let mut stream = pair.peers.open_snapshot_stream(&pair.target, SECONDS).await.unwrap();
+        assert_eq!(stream.send(&begin()).await, Ok(None));
+        for _ in 0..50 {
+            assert_eq!(stream.send(&chunk()).await, Ok(None));
+        }
+        assert_eq!(stream.send(&SnapshotPart::End(Bytes::from_static(b"good"))).await, Ok(None));
+        assert_eq!(stream.finish().await, Ok(Ok(VOTE)));
+        assert_eq!(*pair.service.taken.borrow(), 50);
+        pair.echo("control").await.unwrap();
+        assert_eq!(pair.service.hellos.lock().unwrap().len(), 2);
+
+        // The peer takes no more.
+        pair.service.allowed.send_replace(51);
+        let mut stream = pair.peers.open_snapshot_stream(&pair.target, SECONDS).await.unwrap();
+        let mut sent = 0;
+        let part = chunk();
+        assert_eq!(stream.send(&begin()).await, Ok(None));
+        let error = loop {
+            match stream.send(&part).await {
+                Ok(_) => sent += 1,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(error, CallError::Unknown(Lost::Timeout));
+        assert_eq!(sent, 1 + TransportConfig::default().chunks_max);
+        drop(stream);
+        pair.service.allowed.send_replace(u64::MAX);
+        reaches(&pair.service.ended, 2).await;
+    });
+}
+
+#[test]
+fn a_snapshot_that_is_not_taken_says_why() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        let mut stream = pair.peers.open_snapshot_stream(&pair.target, SECONDS).await.unwrap();
+        assert_eq!(stream.send(&begin()).await, Ok(None));
+        assert_eq!(stream.send(&SnapshotPart::End(Bytes::from_static(b"bad"))).await, Ok(None));
+        let Ok(Err(failure)) = stream.finish().await else { panic!("it was installed") };
+        assert!(!failure.unknown);
+    });
+}

@@ -1,0 +1,512 @@
+//! The state of a disk: directories, the journal of operations that have not taken effect, and faults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::image::{Change, Content, Undo};
+use super::{DiskCounters, DiskProfile};
+use crate::{Event, SplitMix, Trace};
+
+/// A file, whatever its name. It lives as long as an entry, an operation or an open file refers to it.
+#[derive(Debug)]
+pub(super) struct Inode {
+    id: u64,
+    /// The path it was created under.
+    label: String,
+    content: Mutex<Content>,
+}
+
+impl Inode {
+    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Entries = BTreeMap<String, Arc<Inode>>;
+
+#[derive(Debug, Default)]
+struct Directory {
+    cache: Entries,
+    durable: Entries,
+    /// Changes that took effect since the last sync of the directory that did, in order.
+    unsynced: Vec<EntryChange>,
+}
+
+#[derive(Clone, Debug)]
+enum EntryChange {
+    Create { name: String, inode: Arc<Inode> },
+    Remove { name: String, inode: Arc<Inode> },
+    Rename { from: String, to: String, inode: Arc<Inode>, replaced: Option<Arc<Inode>> },
+}
+
+impl EntryChange {
+    fn apply(&self, entries: &mut Entries) {
+        match self {
+            Self::Create { name, inode } => _ = entries.insert(name.clone(), inode.clone()),
+            Self::Remove { name, .. } => _ = entries.remove(name),
+            Self::Rename { from, to, inode, .. } => {
+                entries.remove(from);
+                entries.insert(to.clone(), inode.clone());
+            }
+        }
+    }
+
+    fn undo(&self, entries: &mut Entries) {
+        match self {
+            Self::Create { name, .. } => _ = entries.remove(name),
+            Self::Remove { name, inode } => _ = entries.insert(name.clone(), inode.clone()),
+            Self::Rename { from, to, inode, replaced } => {
+                match replaced {
+                    Some(replaced) => _ = entries.insert(to.clone(), replaced.clone()),
+                    None => _ = entries.remove(to),
+                }
+                entries.insert(from.clone(), inode.clone());
+            }
+        }
+    }
+
+    fn names(&self) -> [&String; 2] {
+        match self {
+            Self::Create { name, .. } | Self::Remove { name, .. } => [name, name],
+            Self::Rename { from, to, .. } => [from, to],
+        }
+    }
+
+    fn inode(&self) -> &Arc<Inode> {
+        match self {
+            Self::Create { inode, .. } | Self::Remove { inode, .. } | Self::Rename { inode, .. } => inode,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "disk create",
+            Self::Remove { .. } => "disk remove",
+            Self::Rename { .. } => "disk rename",
+        }
+    }
+}
+
+impl Directory {
+    fn sync(&mut self) {
+        for change in self.unsynced.drain(..) {
+            change.apply(&mut self.durable);
+        }
+    }
+
+    /// Lets an arbitrary part of the unsynced changes reach the medium. The changes of one name survive in order: one
+    /// that builds on a lost one is lost.
+    fn scatter(&mut self, rng: &mut SplitMix, counters: &mut DiskCounters) {
+        let changes = std::mem::take(&mut self.unsynced);
+        let fate = if changes.is_empty() { 0 } else { rng.below(4) };
+        let mut lost = BTreeSet::new();
+        for change in changes {
+            let keep = fate == 1 || (fate > 1 && rng.chance(500));
+            if keep && !change.names().iter().any(|name| lost.contains(*name)) {
+                change.apply(&mut self.durable);
+            } else {
+                lost.extend(change.names().map(String::clone));
+                counters.entries_lost += 1;
+            }
+        }
+    }
+}
+
+/// An operation that was executed and has not taken effect.
+#[derive(Debug)]
+struct Op {
+    step: u64,
+    start: u64,
+    due: u64,
+    action: Action,
+}
+
+#[derive(Debug)]
+enum Action {
+    Change { inode: Arc<Inode>, change: Change, undo: Undo },
+    Sync { inode: Arc<Inode>, fails: bool },
+    Entry { dir: PathBuf, change: EntryChange },
+    SyncDir { dir: PathBuf, fails: bool },
+}
+
+/// The step that a worker is executing.
+#[derive(Debug)]
+struct Active {
+    step: u64,
+    /// When the next operation starts.
+    cursor: u64,
+    unsynced_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) node: u32,
+    /// Of the process that runs, or ran last. Handles of another are dead.
+    pub(super) generation: u64,
+    pub(super) profile: DiskProfile,
+    pub(super) counters: DiskCounters,
+    pub(super) locks: BTreeSet<PathBuf>,
+    pub(super) fail_syncs: u32,
+    pub(super) fail_writes: u32,
+    trace: Trace,
+    rng: SplitMix,
+    dirs: BTreeMap<PathBuf, Directory>,
+    /// By sequence number, which is the order of execution.
+    pending: BTreeMap<u64, Op>,
+    /// The last number given to an operation, a step or a file.
+    last_number: u64,
+    active: Option<Active>,
+    stalled_until: u64,
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+fn split(path: &Path) -> io::Result<(&Path, String)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((path.parent().unwrap_or(Path::new("")), name.to_string_lossy().into_owned()))
+}
+
+impl State {
+    pub(super) fn new(node: u32, seed: u64, profile: DiskProfile, trace: Trace) -> Self {
+        Self {
+            node,
+            generation: 0,
+            profile,
+            counters: DiskCounters::default(),
+            locks: BTreeSet::new(),
+            fail_syncs: 0,
+            fail_writes: 0,
+            trace,
+            rng: SplitMix::labelled(seed, &format!("disk {node}")),
+            dirs: BTreeMap::from([(PathBuf::from("/"), Directory::default()), (PathBuf::new(), Directory::default())]),
+            pending: BTreeMap::new(),
+            last_number: 0,
+            active: None,
+            stalled_until: 0,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn event(&self, at: u64, kind: &'static str, subject: &str, numbers: [u64; 2], payload: &[u8]) {
+        self.trace.event(Event { at, node: self.node, kind, subject, numbers, payload });
+    }
+
+    // Steps
+
+    pub(super) fn begin_step(&mut self, now: u64) -> u64 {
+        let step = self.number();
+        self.active = Some(Active { step, cursor: now.max(self.stalled_until), unsynced_bytes: 0 });
+        step
+    }
+
+    pub(super) fn end_step(&mut self) {
+        self.active = None;
+    }
+
+    /// Settles what is due; when the last operation of `step` will be, if it is not.
+    pub(super) fn settle_step(&mut self, now: u64, step: u64) -> Option<u64> {
+        self.settle(now);
+        self.pending.values().filter(|op| op.step == step).map(|op| op.due).max()
+    }
+
+    /// Enters an executed operation into the journal.
+    fn record(&mut self, duration: u64, action: Action) {
+        let number = self.number();
+        let active = self.active.as_mut().expect("checked before the operation was executed");
+        let start = active.cursor;
+        active.cursor += duration;
+        self.pending.insert(number, Op { step: active.step, start, due: active.cursor, action });
+    }
+
+    fn check_in_step(&self, what: &str, path: &str) {
+        assert!(self.active.is_some(), "harness bug: {what} of {path} on n{} outside a disk worker's step", self.node);
+    }
+
+    fn settle(&mut self, now: u64) {
+        let due = self.pending.iter().filter(|(_, op)| op.due <= now);
+        let mut due: Vec<_> = due.map(|(number, op)| (op.due, *number)).collect();
+        due.sort_unstable();
+        for (_, number) in due {
+            let op = self.pending.remove(&number).expect("it was there a moment ago");
+            self.take_effect(op);
+        }
+    }
+
+    fn take_effect(&mut self, op: Op) {
+        let at = op.due;
+        match op.action {
+            Action::Change { inode, change, .. } => {
+                match &change {
+                    Change::Write { offset, data } => {
+                        self.event(at, "disk write", &inode.label, [*offset, data.len() as u64], data);
+                    }
+                    Change::SetLen(len) => self.event(at, "disk length", &inode.label, [*len, 0], &[]),
+                }
+                self.counters.writes += 1;
+                inode.content().take_effect(change);
+            }
+            Action::Sync { inode, fails } => {
+                self.event(at, "disk sync", &inode.label, [u64::from(!fails), 0], &[]);
+                if fails {
+                    inode.content().scatter(&mut self.rng, &mut self.counters);
+                } else {
+                    self.counters.syncs += 1;
+                    inode.content().sync();
+                }
+            }
+            Action::Entry { dir, change } => {
+                let [from, to] = change.names();
+                self.event(at, change.kind(), from, [change.inode().id, 0], to.as_bytes());
+                self.dirs.entry(dir).or_default().unsynced.push(change);
+            }
+            Action::SyncDir { dir, fails } => {
+                self.event(at, "disk sync", &dir.to_string_lossy(), [u64::from(!fails), 0], &[]);
+                let dir = self.dirs.entry(dir).or_default();
+                if fails {
+                    dir.scatter(&mut self.rng, &mut self.counters);
+                } else {
+                    self.counters.syncs += 1;
+                    dir.sync();
+                }
+            }
+        }
+    }
+
+    // Operations of a process
+
+    pub(super) fn find(&self, path: &Path) -> io::Result<Arc<Inode>> {
+        let (dir, name) = split(path)?;
+        let dir = self.dirs.get(dir).ok_or(io::ErrorKind::NotFound)?;
+        dir.cache.get(&name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let entries = self.dirs.get(dir).ok_or(io::ErrorKind::NotFound)?;
+        let subdirs = self.dirs.keys().filter(|path| path.parent() == Some(dir)).filter_map(|path| path.file_name());
+        let mut names: BTreeSet<String> = subdirs.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.extend(entries.cache.keys().cloned());
+        Ok(names.into_iter().collect())
+    }
+
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.dirs.iter().flat_map(|(dir, entries)| entries.cache.keys().map(|name| dir.join(name))).collect()
+    }
+
+    pub(super) fn create_dir_all(&mut self, dir: &Path) {
+        for dir in dir.ancestors() {
+            self.dirs.entry(dir.to_owned()).or_default();
+        }
+    }
+
+    /// Makes a directory change visible and enters it into the journal.
+    fn change_entry(&mut self, dir: &Path, change: EntryChange) {
+        let entries = self.dirs.get_mut(dir).expect("the caller looked");
+        change.apply(&mut entries.cache);
+        let duration = self.rng.skewed(self.profile.op_ns, self.profile.op_ns * 4);
+        self.record(duration, Action::Entry { dir: dir.to_owned(), change });
+    }
+
+    pub(super) fn create(&mut self, path: &Path) -> io::Result<Arc<Inode>> {
+        let (dir, name) = split(path)?;
+        if !self.dirs.contains_key(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let label = path.to_string_lossy().into_owned();
+        self.check_in_step("create", &label);
+        let inode = Arc::new(Inode { id: self.number(), label, content: Mutex::default() });
+        self.change_entry(dir, EntryChange::Create { name, inode: inode.clone() });
+        Ok(inode)
+    }
+
+    pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.check_in_step("remove", &path.to_string_lossy());
+        let inode = self.find(path)?;
+        let (dir, name) = split(path)?;
+        self.change_entry(dir, EntryChange::Remove { name, inode });
+        Ok(())
+    }
+
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check_in_step("rename", &from.to_string_lossy());
+        let (inode, replaced) = (self.find(from)?, self.find(to).ok());
+        let ((dir, from), (to_dir, to)) = (split(from)?, split(to)?);
+        if dir != to_dir {
+            return Err(io::ErrorKind::CrossesDevices.into());
+        }
+        if from != to {
+            self.change_entry(dir, EntryChange::Rename { from, to, inode, replaced });
+        }
+        Ok(())
+    }
+
+    pub(super) fn change(&mut self, inode: &Arc<Inode>, change: Change, reserve: u64) -> io::Result<()> {
+        self.check_in_step("write", &inode.label);
+        let mut change = change;
+        let mut result = Ok(());
+        if let Some(capacity) = self.profile.capacity_bytes
+            && self.space_after(inode, &change, reserve) > capacity
+        {
+            self.counters.refused_for_space += 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut bytes = 0;
+        if let Change::Write { data, .. } = &mut change {
+            if self.fail_writes > 0 {
+                self.fail_writes -= 1;
+                self.counters.failed_writes += 1;
+                data.truncate(self.rng.below(data.len() as u64 + 1) as usize);
+                result = Err(eio());
+            }
+            bytes = data.len() as u64;
+        }
+        let undo = {
+            let mut content = inode.content();
+            content.reserve(reserve);
+            content.execute(&change)
+        };
+        if let Some(active) = &mut self.active {
+            active.unsynced_bytes += bytes;
+        }
+        let base = self.profile.op_ns + bytes * self.profile.write_ns_per_kib / 1024;
+        let duration = self.rng.skewed(base, base * 4);
+        self.record(duration, Action::Change { inode: inode.clone(), change, undo });
+        result
+    }
+
+    fn space_after(&self, inode: &Arc<Inode>, change: &Change, reserve: u64) -> u64 {
+        let others = self.dirs.values().flat_map(|dir| dir.cache.values()).filter(|other| other.id != inode.id);
+        let others: u64 = others.map(|other| other.content().space_after(None)).sum();
+        others + inode.content().space_after(Some(change)).max(reserve)
+    }
+
+    fn sync_duration(&mut self, bytes: u64) -> u64 {
+        let profile = &self.profile;
+        let mut duration = self.rng.skewed(profile.sync_ns_min, profile.sync_ns_max);
+        duration += bytes * profile.flush_ns_per_kib / 1024;
+        if self.rng.chance(profile.stall_per_mille) {
+            self.counters.stalls += 1;
+            duration += self.rng.below(profile.stall_ns_max + 1);
+        }
+        duration
+    }
+
+    fn sync_fails(&mut self) -> bool {
+        let fails = self.fail_syncs > 0;
+        if fails {
+            self.fail_syncs -= 1;
+            self.counters.failed_syncs += 1;
+        }
+        fails
+    }
+
+    pub(super) fn sync(&mut self, inode: &Arc<Inode>) -> io::Result<()> {
+        self.check_in_step("sync", &inode.label);
+        let fails = self.sync_fails();
+        let in_step = self.active.as_mut().map_or(0, |active| std::mem::take(&mut active.unsynced_bytes));
+        let duration = self.sync_duration(in_step + inode.content().unsynced_bytes() as u64);
+        self.record(duration, Action::Sync { inode: inode.clone(), fails });
+        if fails { Err(eio()) } else { Ok(()) }
+    }
+
+    pub(super) fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        self.check_in_step("sync", &dir.to_string_lossy());
+        if !self.dirs.contains_key(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let fails = self.sync_fails();
+        let duration = self.sync_duration(0);
+        self.record(duration, Action::SyncDir { dir: dir.to_owned(), fails });
+        if fails { Err(eio()) } else { Ok(()) }
+    }
+
+    // Faults
+
+    pub(super) fn kill(&mut self, now: u64) {
+        self.settle(now);
+        let undone = self.pending.len() as u64;
+        while let Some((_, op)) = self.pending.pop_last() {
+            match op.action {
+                Action::Change { inode, undo, .. } => inode.content().undo(undo),
+                Action::Entry { dir, change } => change.undo(&mut self.dirs.entry(dir).or_default().cache),
+                Action::Sync { .. } | Action::SyncDir { .. } => {}
+            }
+        }
+        self.counters.undone += undone;
+        self.active = None;
+        self.locks.clear();
+        self.generation += 1;
+        self.event(now, "disk kill", "", [undone, self.generation], &[]);
+    }
+
+    pub(super) fn power_loss(&mut self, now: u64) {
+        self.settle(now);
+        let mut torn = Vec::new();
+        for op in self.pending.values().filter(|op| op.start <= now) {
+            if let Action::Change { inode, change: Change::Write { offset, data }, .. } = &op.action {
+                let cut = self.rng.below(data.len() as u64 + 1) as usize;
+                torn.push((inode.clone(), Change::Write { offset: *offset, data: data.slice(..cut) }));
+            }
+        }
+        self.kill(now);
+        self.counters.torn_writes += torn.len() as u64;
+        for (inode, change) in torn {
+            inode.content().take_effect(change);
+        }
+        let mut inodes = BTreeMap::new();
+        for dir in self.dirs.values() {
+            let unsynced = dir.unsynced.iter().map(EntryChange::inode);
+            for inode in dir.cache.values().chain(dir.durable.values()).chain(unsynced) {
+                inodes.insert(inode.id, inode.clone());
+            }
+        }
+        for inode in inodes.values() {
+            let mut content = inode.content();
+            content.scatter(&mut self.rng, &mut self.counters);
+            content.forget_cache();
+        }
+        for dir in self.dirs.values_mut() {
+            dir.scatter(&mut self.rng, &mut self.counters);
+            dir.cache = dir.durable.clone();
+        }
+        let DiskCounters { sectors_lost, entries_lost, .. } = self.counters;
+        self.event(now, "disk power loss", "", [sectors_lost, entries_lost], &[]);
+    }
+
+    pub(super) fn wipe(&mut self, now: u64) {
+        self.kill(now);
+        self.dirs =
+            BTreeMap::from([(PathBuf::from("/"), Directory::default()), (PathBuf::new(), Directory::default())]);
+        self.event(now, "disk wipe", "", [0, 0], &[]);
+    }
+
+    pub(super) fn stall(&mut self, now: u64, duration: u64) {
+        self.settle(now);
+        for op in self.pending.values_mut() {
+            op.due += duration;
+            // What has not started waits; what has is only slower.
+            if op.start > now {
+                op.start += duration;
+            }
+        }
+        self.stalled_until = self.stalled_until.max(now + duration);
+        self.counters.stalls += 1;
+        self.event(now, "disk stall", "", [duration, 0], &[]);
+    }
+
+    pub(super) fn flip_bit(&mut self, now: u64, path: &Path, offset: u64, bit: u32) -> bool {
+        let flipped = self.find(path).is_ok_and(|inode| inode.content().flip(offset, bit));
+        if flipped {
+            self.counters.flipped_bits += 1;
+            self.event(now, "disk flip", &path.to_string_lossy(), [offset, u64::from(bit)], &[]);
+        }
+        flipped
+    }
+}

@@ -1,0 +1,156 @@
+//! The witness of a run: a rolling hash over everything that took effect.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Something that took effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Virtual time, nanoseconds since the start of the run.
+    pub at: u64,
+    /// The machine it happened to.
+    pub node: u32,
+    /// What happened, two words at most: `disk write`, `net deliver`.
+    pub kind: &'static str,
+    /// What it happened to: a file, a link.
+    pub subject: &'a str,
+    /// Two numbers that say more: an offset and a length, a connection and its bytes.
+    pub numbers: [u64; 2],
+    /// Bytes that were written or delivered.
+    pub payload: &'a [u8],
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, nanos) = (self.at / 1_000_000_000, self.at % 1_000_000_000);
+        let [a, b] = self.numbers;
+        write!(f, "{seconds:>5}.{nanos:09} n{} {} {} {a} {b}", self.node, self.kind, self.subject)
+    }
+}
+
+/// A rolling 64-bit hash over a run's events. Clones share it. It is not cryptographic; it tells two runs apart.
+///
+/// Text written for people (log lines, `Debug` output) must not reach it: openraft prints wall-clock times there.
+#[derive(Clone, Debug)]
+pub struct Trace(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    hash: u64,
+    events: u64,
+    keep: usize,
+    tail: VecDeque<String>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Trace {
+    /// An empty trace that keeps the last `keep` events as text. Zero costs nothing; a report reruns the seed.
+    pub fn new(keep: usize) -> Self {
+        Self(Arc::new(Mutex::new(Inner { hash: SEED, events: 0, keep, tail: VecDeque::new() })))
+    }
+
+    /// Takes an event in.
+    pub fn event(&self, event: Event<'_>) {
+        let mut inner = self.lock();
+        let mut hash = fold(inner.hash ^ event.at, u64::from(event.node));
+        hash = fold_bytes(hash, event.kind.as_bytes());
+        hash = fold_bytes(hash, event.subject.as_bytes());
+        hash = fold(fold(hash, event.numbers[0]), event.numbers[1]);
+        inner.hash = fold_bytes(hash, event.payload);
+        inner.events += 1;
+        if inner.keep > 0 {
+            if inner.tail.len() == inner.keep {
+                inner.tail.pop_front();
+            }
+            inner.tail.push_back(event.to_string());
+        }
+    }
+
+    /// The hash over all events so far, in order.
+    pub fn hash(&self) -> u64 {
+        self.lock().hash
+    }
+
+    /// How many events there were.
+    pub fn events(&self) -> u64 {
+        self.lock().events
+    }
+
+    /// The last events as text, oldest first; empty unless [`Trace::new`] was told to keep some.
+    pub fn tail(&self) -> Vec<String> {
+        self.lock().tail.iter().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const SEED: u64 = 0x2d35_8dcc_aa6c_78a5;
+const PRIME: u64 = 0x8bb8_4b93_962e_acc9;
+
+/// The folded multiply of wyhash. Order matters, and no word is absorbed without effect: `hash` is rotated first, so
+/// that a word equal to it does not cancel it for good.
+fn fold(hash: u64, word: u64) -> u64 {
+    let product = u128::from(hash.rotate_left(23) ^ word ^ SEED) * u128::from(PRIME);
+    (product as u64) ^ ((product >> 64) as u64)
+}
+
+fn fold_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    let mut hash = fold(hash, bytes.len() as u64);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        hash = fold(hash, u64::from_le_bytes(*word));
+    }
+    if rest.is_empty() {
+        return hash;
+    }
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    fold(hash, u64::from_le_bytes(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(events: &[(u64, u32, &[u8])]) -> u64 {
+        let trace = Trace::new(0);
+        for &(at, node, payload) in events {
+            trace.event(Event { at, node, kind: "test", subject: "it", numbers: [0, 0], payload });
+        }
+        trace.hash()
+    }
+
+    #[test]
+    fn every_part_and_the_order_count() {
+        let base = hash(&[(1, 1, b"a"), (2, 2, b"b")]);
+        assert_eq!(base, hash(&[(1, 1, b"a"), (2, 2, b"b")]));
+        for other in [
+            hash(&[(2, 2, b"b"), (1, 1, b"a")]),
+            hash(&[(1, 1, b"a"), (3, 2, b"b")]),
+            hash(&[(1, 1, b"a"), (2, 1, b"b")]),
+            hash(&[(1, 1, b"a"), (2, 2, b"b\0")]),
+            hash(&[(1, 1, b"a")]),
+            hash(&[(1, 1, b"")]),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn the_tail_keeps_the_last_events() {
+        let trace = Trace::new(2);
+        for at in 0..5 {
+            trace.event(Event { at, node: 1, kind: "test", subject: "it", numbers: [at, 0], payload: &[] });
+        }
+        assert_eq!(trace.tail(), ["    0.000000003 n1 test it 3 0", "    0.000000004 n1 test it 4 0"]);
+        assert_eq!(trace.events(), 5);
+    }
+}
