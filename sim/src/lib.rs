@@ -60,13 +60,27 @@ compile_error!(
 
 pub mod check;
 #[cfg(madsim)]
+mod client;
+#[cfg(madsim)]
+mod cluster;
+#[cfg(madsim)]
 pub mod conformance;
+#[cfg(madsim)]
+mod nemesis;
+#[cfg(madsim)]
+pub mod plan;
 #[cfg(madsim)]
 pub mod platform;
 #[cfg(madsim)]
 mod rng;
 #[cfg(madsim)]
+pub mod run;
+#[cfg(madsim)]
+pub mod sweep;
+#[cfg(madsim)]
 mod trace;
+#[cfg(madsim)]
+pub mod witness;
 
 #[cfg(madsim)]
 pub use rng::SplitMix;

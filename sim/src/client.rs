@@ -1,0 +1,209 @@
+//! Clients: sequential processes that talk to production's router and remember what they learnt.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode};
+use futures_channel::oneshot;
+use http_body_util::BodyExt;
+use openraft_rt::AsyncRuntime;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use crate::Trace;
+use crate::check::history::{Consistency, Item, Op, Operation, Outcome, Recorder};
+use crate::cluster::Live;
+use crate::plan::Workload;
+use crate::platform::{Machine, SimRuntime, global_now};
+use crate::rng::SplitMix;
+use crate::trace::Event;
+
+/// A client gives up on an answer after this long; what it asked for may still happen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What all clients of a run share.
+#[derive(Clone)]
+pub struct Journal {
+    recorder: Arc<Mutex<Recorder>>,
+    trace: Trace,
+}
+
+impl Journal {
+    /// An empty one.
+    pub fn new(trace: Trace) -> Self {
+        Self { recorder: Arc::default(), trace }
+    }
+
+    fn invoke(&self, client: u64, op: Op) -> usize {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).invoke(client, global_now(), op)
+    }
+
+    fn complete(&self, client: u64, index: usize, outcome: Outcome) {
+        let text = format!("{outcome:?}");
+        let (at, numbers) = (global_now(), [client, index as u64]);
+        self.trace.event(Event { at, node: 0, kind: "client", subject: "", numbers, payload: text.as_bytes() });
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).complete(index, global_now(), outcome);
+    }
+
+    /// Everything that was recorded.
+    pub fn finish(&self) -> Vec<Operation> {
+        std::mem::take(&mut *self.recorder.lock().unwrap_or_else(PoisonError::into_inner)).finish()
+    }
+}
+
+/// One client.
+pub struct Client {
+    /// Its number.
+    pub number: u64,
+    /// Where it records.
+    pub journal: Journal,
+    rng: SplitMix,
+    serial: u64,
+}
+
+impl Client {
+    /// A client of a run.
+    pub fn new(seed: u64, number: u64, journal: Journal) -> Self {
+        Self { number, journal, rng: SplitMix::labelled(seed, &format!("client {number}")), serial: 0 }
+    }
+
+    /// Draws the next pause.
+    pub fn pause(&mut self, workload: &Workload) -> Duration {
+        Duration::from_micros(self.rng.skewed(100, workload.pause_ms_max * 1000))
+    }
+
+    /// Draws a node.
+    pub fn node(&mut self, nodes: usize) -> usize {
+        self.rng.below(nodes as u64) as usize
+    }
+
+    /// Draws the next operation.
+    pub fn draw(&mut self, workload: &Workload) -> Op {
+        let key = format!("k{}", self.rng.below(u64::from(workload.keys)));
+        if self.rng.chance(workload.read_per_mille) {
+            let stale = self.rng.chance(workload.stale_per_mille);
+            let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
+            return if self.rng.chance(100) {
+                Op::List { prefix: "k".to_owned(), consistency }
+            } else {
+                Op::Get { key, consistency }
+            };
+        }
+        if self.rng.chance(workload.delete_per_mille) {
+            return Op::Delete { key };
+        }
+        Op::Put { key, value: self.value(workload.padding_bytes) }
+    }
+
+    /// A value that no other put has.
+    pub fn value(&mut self, padding_bytes: usize) -> String {
+        self.serial += 1;
+        format!("\"c{}-{}{}\"", self.number, self.serial, "x".repeat(padding_bytes))
+    }
+
+    /// Performs an operation on a node and records it. The request runs in the node's process; the way there and back
+    /// takes time, and a process that dies takes the answer with it.
+    pub async fn perform(&mut self, machine: &Machine, live: &Live, op: Op) -> Outcome {
+        let index = self.journal.invoke(self.number, op.clone());
+        SimRuntime::sleep(Duration::from_micros(self.rng.skewed(50, 2_000))).await;
+        let (sender, receiver) = oneshot::channel();
+        let (app, request) = (live.app.clone(), op.clone());
+        let task = machine.spawn(async move {
+            // Nobody may be waiting any more.
+            let _ = sender.send(ask(app, request).await);
+        });
+        let outcome = match task {
+            // Nobody listens there: the connection is refused.
+            None => Outcome::NotApplied,
+            Some(_) => match SimRuntime::timeout(PATIENCE, receiver).await {
+                Ok(Ok(outcome)) => outcome,
+                _ if op.is_write() => Outcome::Unknown,
+                _ => Outcome::NotApplied,
+            },
+        };
+        SimRuntime::sleep(Duration::from_micros(self.rng.skewed(50, 2_000))).await;
+        self.journal.complete(self.number, index, outcome.clone());
+        outcome
+    }
+}
+
+async fn ask(app: Router, op: Op) -> Outcome {
+    let (method, uri, body) = match &op {
+        Op::Put { key, value } => ("PUT", format!("/kv/{key}"), value.clone()),
+        Op::Delete { key } => ("DELETE", format!("/kv/{key}"), String::new()),
+        Op::Get { key, consistency } => ("GET", format!("/kv/{key}?consistency={}", word(*consistency)), String::new()),
+        Op::List { prefix, consistency } => {
+            ("GET", format!("/kv?prefix={prefix}&limit=1000&consistency={}", word(*consistency)), String::new())
+        }
+    };
+    let request = Request::builder().method(method).uri(uri).body(Body::from(body)).expect("a well-formed request");
+    let response = app.oneshot(request).await.expect("the router does not fail");
+    learn(&op, response).await.unwrap_or(if op.is_write() { Outcome::Unknown } else { Outcome::NotApplied })
+}
+
+fn word(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Linearizable => "linearizable",
+        Consistency::Stale => "stale",
+    }
+}
+
+/// What a response says; `None` if it does not say.
+async fn learn(op: &Op, response: Response<Body>) -> Option<Outcome> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    let header = |name: &str| head.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let found = head.status == StatusCode::OK;
+    if !found && !(head.status == StatusCode::NOT_FOUND && matches!(op, Op::Get { .. })) {
+        let problem: Value = serde_json::from_slice(&body).ok()?;
+        return (problem.get("outcome")? == "not-applied").then_some(Outcome::NotApplied);
+    }
+    match op {
+        Op::Get { key, .. } => {
+            let item = found.then(|| {
+                Some(Item {
+                    key: key.clone(),
+                    value: String::from_utf8_lossy(&body).into_owned(),
+                    mod_revision: header("quorate-mod-revision")?,
+                    create_revision: header("quorate-create-revision"),
+                    version: header("quorate-version"),
+                })
+            });
+            let item = match item {
+                Some(item) => Some(item?),
+                None => None,
+            };
+            Some(Outcome::Get { revision: header("quorate-revision")?, item })
+        }
+        Op::List { .. } => {
+            let page: Value = serde_json::from_slice(&body).ok()?;
+            let items = page.get("items")?.as_array()?.iter().map(|item| {
+                Some(Item {
+                    key: item.get("key")?.as_str()?.to_owned(),
+                    value: item.get("value")?.to_string(),
+                    mod_revision: item.get("mod_revision")?.as_u64()?,
+                    create_revision: item.get("create_revision")?.as_u64(),
+                    version: item.get("version")?.as_u64(),
+                })
+            });
+            Some(Outcome::List { revision: page.get("revision")?.as_u64()?, items: items.collect::<Option<_>>()? })
+        }
+        Op::Put { .. } => {
+            let done: Value = serde_json::from_slice(&body).ok()?;
+            Some(Outcome::Put {
+                revision: done.get("revision")?.as_u64()?,
+                create_revision: done.get("create_revision")?.as_u64(),
+                version: done.get("version")?.as_u64(),
+            })
+        }
+        Op::Delete { .. } => {
+            let done: Value = serde_json::from_slice(&body).ok()?;
+            Some(Outcome::Delete {
+                revision: done.get("revision")?.as_u64()?,
+                deleted: done.get("deleted")?.as_bool()?,
+            })
+        }
+    }
+}

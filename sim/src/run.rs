@@ -1,0 +1,234 @@
+//! One run: a plan, executed and judged.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use openraft_rt::AsyncRuntime;
+
+use crate::check::history::{Consistency, Op, Operation, Outcome, Violation};
+use crate::check::linearizability::{self, Verdict};
+use crate::check::revision_order::{self, Evidence};
+use crate::client::{Client, Journal};
+use crate::cluster::{Cluster, Door, Member};
+use crate::nemesis;
+use crate::plan::Plan;
+use crate::platform::{DiskCounters, NetCounters, SimRuntime, global_now, run as in_simulation};
+use crate::witness::Witness;
+
+/// The cluster must serve through every node so soon after everything healed.
+const LIVENESS_WITHIN: Duration = Duration::from_secs(20);
+/// Steps that the search for a linearization may take for each key.
+const SEARCH_STEPS: u64 = 200_000;
+
+/// After healing, every node serves and catches up in bounded time.
+pub const LIVENESS: &str = "liveness after healing";
+/// Nothing panics, whatever happens.
+pub const NO_PANIC: &str = "no panic";
+
+/// What a run amounted to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Simulated nanoseconds.
+    pub simulated_ns: u64,
+    /// Operations of clients, by what they learnt.
+    pub acknowledged: u64,
+    /// Writes whose outcome stayed unknown.
+    pub unknown: u64,
+    /// Operations that failed without effect.
+    pub not_applied: u64,
+    /// Faults by class.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Processes that were started again.
+    pub restarts: u64,
+    /// Terms that had a leader, at the least.
+    pub terms: u64,
+    /// Keys whose search for a linearization ran out of steps.
+    pub inconclusive: u64,
+    /// What happened to the disks.
+    pub disk: BTreeMap<&'static str, u64>,
+    /// What happened to the network.
+    pub net: BTreeMap<&'static str, u64>,
+}
+
+/// A run and its verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// The hash over everything that took effect: see [`crate::Trace`].
+    pub hash: u64,
+    /// How many events went into it.
+    pub events: u64,
+    /// The first property that did not hold.
+    pub violation: Option<Violation>,
+    /// What clients did, for a report on the violation.
+    pub history: Vec<Operation>,
+    /// Figures.
+    pub stats: Stats,
+    /// The last events of the trace, if they were kept.
+    pub tail: Vec<String>,
+}
+
+/// Runs a plan. `trace_keep` of the last events are kept as text.
+pub fn run(plan: &Plan, trace_keep: usize) -> Report {
+    let (seed, plan) = (plan.seed, plan.clone());
+    let caught = catch_unwind(AssertUnwindSafe(move || {
+        in_simulation(seed, move || async move { execute(plan, trace_keep).await })
+    }));
+    caught.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+        let violation = Some(Violation::new(NO_PANIC, text, vec![]));
+        let stats = Stats::default();
+        Report { seed, hash: 0, events: 0, violation, history: Vec::new(), stats, tail: Vec::new() }
+    })
+}
+
+async fn execute(plan: Plan, trace_keep: usize) -> Report {
+    let witness = Witness::default();
+    let mut cluster = Cluster::new(&plan, witness.clone(), trace_keep);
+    let trace = cluster.world.trace().clone();
+    let journal = Journal::new(trace.clone());
+    cluster.boot_all();
+    let until_ns = plan.heal_ms * 1_000_000;
+    let clients: Vec<_> = (0..u64::from(plan.workload.clients))
+        .map(|number| {
+            let client = Client::new(plan.seed, number + 1, journal.clone());
+            SimRuntime::spawn(work(client, plan.clone(), cluster.members.iter().map(Member::door).collect(), until_ns))
+        })
+        .collect();
+    let faults = nemesis::torment(&plan, &mut cluster).await;
+    nemesis::heal(&plan, &mut cluster);
+    for client in clients {
+        // A client task does not fail; the simulation would have.
+        let _ = client.await;
+    }
+    let mut last = Client::new(plan.seed, 0, journal.clone());
+    if let Err(violation) = converge(&cluster, &mut last).await {
+        witness.report(violation);
+    }
+    cluster.inspect().await;
+    for member in &cluster.members {
+        witness.votes(member.machine.node(), member.machine.drive());
+    }
+    let simulated_ns = global_now();
+    let history = journal.finish();
+    let inconclusive = judge(&history, &witness);
+    let mut stats = Stats { simulated_ns, faults, restarts: cluster.restarts(), inconclusive, ..Stats::default() };
+    for operation in &history {
+        match operation.outcome {
+            Outcome::NotApplied => stats.not_applied += 1,
+            Outcome::Unknown => stats.unknown += 1,
+            _ => stats.acknowledged += 1,
+        }
+    }
+    stats.terms = witness.counts().0;
+    for member in &cluster.members {
+        add_disk(&mut stats.disk, &member.machine.drive().counters());
+    }
+    add_net(&mut stats.net, &cluster.world.network().counters());
+    cluster.shut_down().await;
+    let (hash, events, tail) = (trace.hash(), trace.events(), trace.tail());
+    let violation = witness.violation();
+    let history = if violation.is_some() { history } else { Vec::new() };
+    Report { seed: plan.seed, hash, events, violation, history, stats, tail }
+}
+
+async fn work(mut client: Client, plan: Plan, doors: Vec<Door>, until_ns: u64) {
+    while global_now() < until_ns {
+        SimRuntime::sleep(client.pause(&plan.workload)).await;
+        let (machine, live) = &doors[client.node(doors.len())];
+        let Some(live) = live() else { continue };
+        let op = client.draw(&plan.workload);
+        client.perform(machine, &live, op).await;
+    }
+}
+
+/// Demands that a write through every node succeeds and that all nodes then hold the same.
+async fn converge(cluster: &Cluster, client: &mut Client) -> Result<(), Violation> {
+    let deadline = global_now() + LIVENESS_WITHIN.as_nanos() as u64;
+    let late = |what: String| Violation::new(LIVENESS, format!("{what} within {LIVENESS_WITHIN:?} of healing"), vec![]);
+    for member in &cluster.members {
+        loop {
+            if let Some(live) = member.live() {
+                let op = Op::Put { key: "alive".to_owned(), value: client.value(0) };
+                if matches!(client.perform(&member.machine, &live, op).await, Outcome::Put { .. }) {
+                    break;
+                }
+            }
+            if global_now() > deadline {
+                return Err(late(format!("no write through n{} succeeds", member.machine.node())));
+            }
+            SimRuntime::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let all = Op::List { prefix: String::new(), consistency: Consistency::Linearizable };
+    for member in &cluster.members {
+        let read = match member.live() {
+            Some(live) => client.perform(&member.machine, &live, all.clone()).await,
+            None => Outcome::NotApplied,
+        };
+        if !matches!(read, Outcome::List { .. }) {
+            return Err(late(format!("n{} does not serve a read", member.machine.node())));
+        }
+    }
+    loop {
+        let applied = cluster.members.iter().map(|m| m.live().and_then(|live| live.node.store().applied()));
+        let applied: Vec<_> = applied.collect();
+        if applied.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()) {
+            return Ok(());
+        }
+        if global_now() > deadline {
+            return Err(late(format!("nodes have not applied the same: {applied:?}")));
+        }
+        SimRuntime::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Checks the clients' history against the log; returns how many searches were inconclusive.
+fn judge(history: &[Operation], witness: &Witness) -> u64 {
+    let writes = witness.writes();
+    let evidence = Evidence { log: Some(&writes), base_revision: 0 };
+    if let Err(violation) = revision_order::check(history, evidence) {
+        witness.report(violation);
+    }
+    match linearizability::check(history, SEARCH_STEPS) {
+        Verdict::Linearizable => 0,
+        Verdict::Violation(violation) => {
+            witness.report(violation);
+            0
+        }
+        Verdict::Inconclusive { keys } => keys.len() as u64,
+    }
+}
+
+fn add_disk(sum: &mut BTreeMap<&'static str, u64>, c: &DiskCounters) {
+    for (what, count) in [
+        ("writes", c.writes),
+        ("syncs", c.syncs),
+        ("operations undone by a kill", c.undone),
+        ("unsynced sectors kept", c.sectors_kept),
+        ("unsynced sectors lost", c.sectors_lost),
+        ("torn writes", c.torn_writes),
+        ("directory entries lost", c.entries_lost),
+        ("stalls", c.stalls),
+    ] {
+        *sum.entry(what).or_default() += count;
+    }
+}
+
+fn add_net(sum: &mut BTreeMap<&'static str, u64>, c: &NetCounters) {
+    for (what, count) in [
+        ("connects", c.connects),
+        ("connects refused", c.refused),
+        ("connects that hung", c.connects_hung),
+        ("bytes delivered", c.bytes_delivered),
+        ("bytes delayed by a fault", c.bytes_delayed),
+        ("resets", c.resets),
+        ("resets in mid-write", c.resets_mid_write),
+        ("half-open connections", c.half_open),
+    ] {
+        *sum.entry(what).or_default() += count;
+    }
+}
