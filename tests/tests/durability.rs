@@ -93,7 +93,10 @@ fn traces_are_understood() {
 
 /// Whether this machine lets us trace; says why not.
 fn can_trace() -> bool {
-    let probe = Command::new("strace").args(["-D", "-y", "-e", "trace=none", "true"]).stdin(Stdio::null()).output();
+    let probe = Command::new("strace")
+        .args(["-D", "-f", "-qq", "-y", "-e", "trace=none", "true"])
+        .stdin(Stdio::null())
+        .output();
     match probe {
         Ok(output) if output.status.success() && output.stderr.is_empty() => true,
         Ok(output) => {
@@ -114,7 +117,7 @@ fn trace_file(cluster: &Cluster, index: usize) -> PathBuf {
 /// Starts a node as a child of ours with a tracer beside it (`-D`), so that signals go to the node.
 fn start_traced(cluster: &mut Cluster, index: usize) {
     let mut command = Command::new("strace");
-    command.args(["-D", "-f", "-ttt", "-T", "-y", "-s", "20000", "-e"]);
+    command.args(["-D", "-f", "-q", "-ttt", "-T", "-y", "-s", "20000", "-e"]);
     command
         .arg("trace=fdatasync,fsync,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,read,readv,recvfrom,recvmsg");
     command.arg("-o").arg(trace_file(cluster, index)).arg(quorate().get_program());
@@ -132,10 +135,11 @@ fn traced(file: &Path) -> Vec<Call> {
     parse(&trace)
 }
 
-/// When the asked node began to write its answer to the `PUT` of `key`.
-fn answered(calls: &[Call], key: &str) -> Time {
-    let request = format!("\"PUT /kv/{key} HTTP/1.1");
-    let asked = calls.iter().position(|call| call.rest.contains(&request)).expect("the request was received");
+/// When the asked node began to write its answer to the request that brought `value`.
+fn answered(calls: &[Call], value: &str) -> Time {
+    let brings =
+        |call: &Call| (call.name.starts_with("recv") || call.name.starts_with("read")) && call.rest.contains(value);
+    let asked = calls.iter().position(brings).expect("the request was received");
     let socket = calls[asked].file().to_owned();
     let answer = calls[asked..].iter().find(|call| {
         let sends = matches!(call.name.as_str(), "write" | "writev" | "sendto" | "sendmsg");
@@ -159,7 +163,7 @@ fn every_acknowledged_write_has_witnesses(test: &str, size: usize, ask_leader: b
     }
     let mut cluster = Cluster::new(test, size);
     // Traced nodes are slow: let that be no reason for elections.
-    let timing = ["--heartbeat-ms", "500", "--election-timeout-min-ms", "3000", "--election-timeout-max-ms", "4000"];
+    let timing = ["--heartbeat-ms", "500", "--election-timeout-min-ms", "2000", "--election-timeout-max-ms", "4000"];
     cluster.flags = timing.map(str::to_owned).to_vec();
     (0..size).for_each(|index| start_traced(&mut cluster, index));
     let leader = cluster.wait_leader();
@@ -177,7 +181,7 @@ fn every_acknowledged_write_has_witnesses(test: &str, size: usize, ask_leader: b
 
     let mut slack = Vec::new();
     for (key, value) in &written {
-        let at = answered(&traces[asked], key);
+        let at = answered(&traces[asked], value);
         let mut durable: Vec<Time> = traces.iter().filter_map(|calls| durable(calls, value)).collect();
         durable.sort_by(Time::total_cmp);
         let witnesses = durable.iter().filter(|durable| **durable <= at).count();
