@@ -59,6 +59,11 @@ impl Process {
         self.child.kill().and_then(|()| self.child.wait()).expect("it is our child");
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it has written.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("the log is there and is UTF-8")

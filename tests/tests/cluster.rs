@@ -153,6 +153,31 @@ fn everything_stopped_and_started_again_is_the_same() {
     }
 }
 
+/// Processor time of a process of ours so far, in seconds (proc(5): fields 14 and 15, in ticks of 10 ms).
+fn cpu_secs(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let after_name = stat.rsplit_once(')').expect("the name is in parentheses").1;
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().expect("a number"));
+    f64::from(ticks.sum::<u32>()) / 100.0
+}
+
+#[test]
+fn a_dead_follower_is_tried_again_with_patience() {
+    const SECS: u64 = 5;
+    let mut cluster = Cluster::started("cluster-patience", 3);
+    let leader = cluster.wait_leader();
+    let pid = cluster.nodes[leader].process().id();
+    cluster.nodes[(leader + 1) % 3].kill();
+    cluster.put(leader, "a", "1");
+    let (lines, cpu) = (cluster.nodes[leader].process().log().lines().count(), cpu_secs(pid));
+    std::thread::sleep(std::time::Duration::from_secs(SECS));
+    let lines = cluster.nodes[leader].process().log().lines().count() - lines;
+    let cpu = cpu_secs(pid) - cpu;
+    println!("with one follower dead, the idle leader logged {lines} lines and used {cpu:.2} s of CPU in {SECS} s");
+    assert!(lines < 200, "{lines} lines in {SECS} s");
+    assert!(cpu < 1.0, "{cpu} s of CPU in {SECS} s");
+}
+
 #[test]
 fn a_leader_that_is_asked_to_stop_hands_over() {
     let mut cluster = Cluster::started("cluster-handover", 3);
