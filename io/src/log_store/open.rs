@@ -131,7 +131,7 @@ fn recover_dir<P: Platform>(
             files.insert(place.segment, Arc::new(file));
         }
     }
-    files.extend(segments.current());
+    files.extend(segments.take_created());
     let slots: VecDeque<Slot> =
         entries.into_iter().map(|(id, place, _)| Slot { id, ticket: 0, place: Some(place), entry: None }).collect();
     let state = State {

@@ -19,16 +19,18 @@ pub(super) struct Segments<D: Disk> {
     disk: D,
     dir: PathBuf,
     current: Option<(u64, Arc<D::File>)>,
+    created: Vec<(u64, Arc<D::File>)>,
 }
 
 impl<D: Disk> Segments<D> {
     pub(super) fn new(disk: D, dir: PathBuf) -> Self {
-        Self { disk, dir, current: None }
+        Self { disk, dir, current: None, created: Vec::new() }
     }
 
-    /// The segment that was created last, to be read from.
-    pub(super) fn current(&self) -> Option<(u64, Arc<D::File>)> {
-        self.current.clone()
+    /// The segments that were created since the last call, to be read from. One flush can create two: one for space
+    /// and, if it purges, one that lets older ones go.
+    pub(super) fn take_created(&mut self) -> Vec<(u64, Arc<D::File>)> {
+        std::mem::take(&mut self.created)
     }
 
     fn file(&mut self, segment: u64) -> io::Result<Arc<D::File>> {
@@ -68,6 +70,7 @@ impl<D: Disk> Segments<D> {
                 file.write_at(0, header)?;
                 file.sync()?;
                 self.disk.sync_dir(&self.dir)?;
+                self.created.push((*segment, file.clone()));
                 self.current = Some((*segment, file));
                 Ok(())
             }
@@ -91,7 +94,7 @@ pub(super) struct LogWorker<P: Platform> {
 /// A flush that has been performed.
 pub(super) struct Flushed<F> {
     flush: Flush,
-    created: Option<(u64, Arc<F>)>,
+    created: Vec<(u64, Arc<F>)>,
     result: io::Result<()>,
 }
 
@@ -139,8 +142,7 @@ impl<P: Platform> Worker for LogWorker<P> {
             return if closing { Step::Stop } else { Step::Idle };
         };
         let result = self.segments.perform(&flush.steps);
-        let created = flush.steps.iter().any(|s| matches!(s, WriteStep::Create { .. }));
-        let created = if created { self.segments.current() } else { None };
+        let created = self.segments.take_created();
         // The bytes are of no use any more; the numbers in the steps are.
         flush.steps.retain(|s| matches!(s, WriteStep::Delete { .. }));
         Step::Done(Flushed { flush, created, result })
@@ -156,12 +158,12 @@ impl<P: Platform> Worker for LogWorker<P> {
         self.writer.on_done();
         {
             let mut state = lock(&shared.state);
+            state.files.extend(created);
             for step in &flush.steps {
                 if let WriteStep::Delete { segment } = step {
                     state.files.remove(segment);
                 }
             }
-            state.files.extend(created);
             let first = state.first_index();
             for (ticket, id, place) in &flush.placed {
                 let slot = id.index.checked_sub(first).and_then(|at| state.slots.get_mut(at as usize));
