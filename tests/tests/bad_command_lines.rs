@@ -46,7 +46,7 @@ fn usage_errors() {
     let directory = Directory::new("bad-usage");
     for (args, parts) in [
         (&["--colour", "red"][..], &["--colour"][..]),
-        (&["-peer", "x"], &["-p"]),
+        (&["-peer", "x"], &["--peer", "--peer-url"]),
         (&["serve"], &["serve"]),
         (&["--name"], &["--name", "value"]),
         (&["--advertise-peer-url", "tcp://127.0.0.1:1"], &["--advertise-peer-url", "tcp", "http://host:port"]),
@@ -79,7 +79,7 @@ fn a_taken_port() {
     let mut peers = quorate();
     peers.current_dir(directory.path()).args(["--api-addr", &format!("127.0.0.1:{}", free_port())]);
     peers.args(["--peer-url", &address]);
-    refused("the peers' port is taken", peers, 1, &[&address, "in use"]);
+    refused("the peers' port is taken", peers, 1, &[&address, "in use", "--peer-url"]);
 }
 
 #[test]
@@ -98,10 +98,10 @@ fn a_data_directory_that_cannot_be_one() {
     fs::write(&file, "I am no directory").expect("writable");
     let mut is_file = command(&directory);
     is_file.arg("--data-dir").arg(&file);
-    refused("the data directory is a file", is_file, 4, &["file"]);
+    refused("the data directory is a file", is_file, 4, &["file", "--data-dir"]);
     let mut below_file = command(&directory);
     below_file.arg("--data-dir").arg(file.join("data"));
-    refused("the data directory is below a file", below_file, 4, &["file/data"]);
+    refused("the data directory is below a file", below_file, 4, &["file/data", "--data-dir"]);
 
     let sealed = directory.path().join("sealed");
     fs::create_dir(&sealed).expect("writable");
@@ -110,12 +110,12 @@ fn a_data_directory_that_cannot_be_one() {
         println!("SKIPPED the unwritable data directory: this user (root?) may write everywhere; trying /proc");
         let mut proc = command(&directory);
         proc.args(["--data-dir", "/proc/quorate"]);
-        refused("an unwritable data directory", proc, 4, &["/proc/quorate"]);
+        refused("an unwritable data directory", proc, 4, &["/proc/quorate", "--data-dir"]);
         return;
     }
     let mut unwritable = command(&directory);
     unwritable.arg("--data-dir").arg(sealed.join("data"));
-    refused("an unwritable data directory", unwritable, 4, &["sealed/data"]);
+    refused("an unwritable data directory", unwritable, 4, &["sealed/data", "--data-dir"]);
 }
 
 #[test]
