@@ -24,6 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file that is open for reading and writing. Dropping it closes it and syncs nothing.
+#[expect(clippy::len_without_is_empty, reason = "a file is no collection, and nobody asks whether one is empty")]
 pub trait File: Debug + Send + Sync + 'static {
     /// Reads into `buf` from `offset`; returns how many bytes there were, which is less than asked only at the end of
     /// the file.

@@ -17,7 +17,8 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use quorate_core::kv::{self, Command, Document, KEY_BYTES_MAX, KeyValue, Page, Scan};
-use quorate_io::{Consistency, Node, Platform};
+use quorate_io::store::View;
+use quorate_io::{Consistency, Node, Platform, ReadError, Reason};
 use serde::Serialize;
 
 use crate::percent;
@@ -48,7 +49,9 @@ pub(crate) async fn get<P: Platform>(State(api): State<Api<P>>, uri: Uri) -> Res
     let consistency = consistency(&Query::parse(&uri, &["consistency"])?)?;
     let view = api.node.read(consistency).await?;
     let revision = kv::revision(&view);
-    let Some(found) = kv::get(&view, &key) else {
+    let found = kv::get(&view, &key);
+    readable(&view)?;
+    let Some(found) = found else {
         let detail = format!("there is no key {} at revision {revision}", percent::encode(&key));
         let mut response = Problem::new(Kind::KeyNotFound, detail).into_response();
         set_read_headers(&mut response, consistency, revision);
@@ -73,9 +76,16 @@ pub(crate) async fn list<P: Platform>(State(api): State<Api<P>>, uri: Uri) -> Re
     };
     let view = api.node.read(consistency).await?;
     let revision = kv::revision(&view);
-    let mut response = document(render(revision, &kv::list(&view, scan)).into());
+    let page = kv::list(&view, scan);
+    readable(&view)?;
+    let mut response = document(render(revision, &page).into());
     set_read_headers(&mut response, consistency, revision);
     Ok(response)
+}
+
+/// A view cannot fail a single read: what could not be read looks absent. So this is asked before anybody is answered.
+fn readable(view: &View) -> Result<(), Problem> {
+    view.check().map_err(|error| Problem::from(ReadError(Reason::Storage(error.to_string()))))
 }
 
 pub(crate) async fn put<P: Platform>(State(api): State<Api<P>>, uri: Uri, body: Body) -> Result<Response, Problem> {

@@ -1,5 +1,7 @@
 //! The binary under test.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -14,17 +16,35 @@ pub fn quorate() -> Command {
     command
 }
 
-/// The binary's path; the first call of a process builds it, which takes no time if nothing changed. Looking for a file
-/// is not enough: `cargo test -p e2e` does not build other packages' binaries, so the file may be an old one.
-pub(crate) fn path() -> &'static Path {
+/// The binary's path. The first call of a process has it built if it is missing or older than what it is made of: `cargo
+/// test --workspace` has just built it, `cargo test -p e2e` does not build other packages' binaries.
+fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| match std::env::var_os("E2E_QUORATE") {
-        Some(path) => path.into(),
-        None => build(),
+    PATH.get_or_init(|| {
+        if let Some(path) = std::env::var_os("E2E_QUORATE") {
+            return path.into();
+        }
+        let path = profile_dir().join("quorate");
+        if !is_fresh(&path).unwrap_or(false) {
+            build();
+        }
+        path
     })
 }
 
-fn build() -> PathBuf {
+/// Whether the binary is newer than its sources, which cargo lists in a file beside it (`binary: source source …`).
+fn is_fresh(binary: &Path) -> io::Result<bool> {
+    let built = binary.metadata()?.modified()?;
+    let list = fs::read_to_string(binary.with_extension("d"))?;
+    for source in list.split_whitespace().skip(1) {
+        if Path::new(source).metadata()?.modified()? > built {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn build() {
     let profile_dir = profile_dir();
     let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
@@ -35,7 +55,6 @@ fn build() -> PathBuf {
     cargo.arg("--target-dir").arg(target_dir()).current_dir(env!("CARGO_MANIFEST_DIR"));
     let status = cargo.status().expect("cargo runs");
     assert!(status.success(), "the binary under test cannot be built: {status}");
-    profile_dir.join("quorate")
 }
 
 /// `…/target/debug`, in whose `deps` this test is.

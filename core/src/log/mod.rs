@@ -1,4 +1,4 @@
-//! The replicated log's form on disk, as pure code: what bytes a batch is ([`format`]), what records it holds
+//! The replicated log's form on disk, as pure code: what bytes a batch is ([`mod@format`]), what records it holds
 //! ([`record`]), in which order bytes and syncs reach the disk ([`writer`]), and what a directory found after a crash
 //! means ([`recovery`]).
 //!

@@ -13,7 +13,7 @@
 //!          | vote (present u8, as above) | committed | purged | last log id (each: present u8 | term u64 | index u64)
 //! ```
 //!
-//! Numbers are little endian. A membership is protobuf ([`crate::proto`]), as on the wire.
+//! Numbers are little endian. A membership is protobuf, as on the wire.
 
 use bytes::Bytes;
 

@@ -1,7 +1,7 @@
 //! The replicated log: openraft's log storage over segment files, or in memory only.
 //!
 //! Appends return at once; the entries are readable from then on and become durable in flush batches that a worker of
-//! its own writes ([`worker`]): while one batch is being synced the next one gathers (group commit), and when the log
+//! its own writes (`worker`): while one batch is being synced the next one gathers (group commit), and when the log
 //! is idle a single append is written without waiting. `save_vote` waits for its flush, which by the order of the
 //! stream implies that everything before it is durable. `committed`, `truncate` and `purge` only take their place in
 //! the stream.

@@ -18,7 +18,7 @@
 //! 5. A commit names the generation and the D it started from, and is refused when either is no longer so. Installing
 //!    a snapshot makes a new generation: a new file, a pointer switched atomically, the old file fenced off.
 //!
-//! The base is a [`redb`] file behind Quorate's own disk seam, or a map in memory; both hold the same pairs.
+//! The base is a `redb` file behind Quorate's own disk seam, or a map in memory; both hold the same pairs.
 
 mod error;
 mod layers;
