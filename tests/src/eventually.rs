@@ -19,7 +19,13 @@ pub fn eventually<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> R
         match look() {
             Ok(found) => return found,
             Err(reason) if start.elapsed() >= deadline => panic!("{what}: not within {deadline:?}: {reason}"),
-            Err(_) => thread::sleep(STEP),
+            Err(_) => pause(STEP),
         }
     }
+}
+
+/// Lets time pass, where time is part of what is tested: never to wait for something.
+#[allow(clippy::disallowed_methods, reason = "there is no executor in these tests")]
+pub fn pause(duration: Duration) {
+    thread::sleep(duration);
 }

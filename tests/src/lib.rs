@@ -22,7 +22,7 @@ mod random;
 pub use binary::quorate;
 pub use cluster::{Cluster, Member, Node, Nodes};
 pub use directory::Directory;
-pub use eventually::{DEADLINE, STEP, eventually};
+pub use eventually::{DEADLINE, STEP, eventually, pause};
 pub use ports::free_port;
 pub use process::{Process, Signal, output};
 pub use random::Random;

@@ -10,7 +10,7 @@ use rustix::process::{Pid, kill_process};
 
 pub use rustix::process::Signal;
 
-use crate::eventually::{DEADLINE, eventually};
+use crate::eventually::{DEADLINE, eventually, pause};
 
 /// Lines of the log that are printed when a test fails.
 const LOG_LINES: usize = 60;
@@ -98,7 +98,7 @@ pub fn output(mut command: Command) -> Output {
             let output = child.wait_with_output().expect("it is our child");
             panic!("{command:?} runs on: {}", String::from_utf8_lossy(&output.stderr));
         }
-        thread::sleep(Duration::from_millis(10));
+        pause(Duration::from_millis(10));
     }
     child.wait_with_output().expect("it is our child")
 }

@@ -119,7 +119,7 @@ fn client(record: &Record, number: u64, ports: &[u16], mut random: Random) {
             through = kv::Client::new(ports[at], PATIENCE);
         }
         // A bounded history: think for a while, longer where nobody listens.
-        thread::sleep(Duration::from_millis(if failed { 20 } else { 2 + random.number() % 6 }));
+        e2e::pause(Duration::from_millis(if failed { 20 } else { 2 + random.number() % 6 }));
     }
 }
 
@@ -136,7 +136,7 @@ fn chaos(cluster: &mut Cluster, random: &mut Random, until: Instant) -> Done {
     let mut done = Done::default();
     let pause = |random: &mut Random, least_ms: u64, most_ms: u64| {
         let wait = Duration::from_millis(least_ms + random.number() % (most_ms - least_ms));
-        thread::sleep(wait.min(until.saturating_duration_since(Instant::now())));
+        e2e::pause(wait.min(until.saturating_duration_since(Instant::now())));
     };
     while Instant::now() < until {
         pause(random, 300, 2500);

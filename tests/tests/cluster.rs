@@ -24,7 +24,7 @@ fn any_start_order_founds_one_cluster() {
         let mut cluster = Cluster::new("cluster-order", 3);
         for &index in &order {
             // What an operator does: look at one, take time for the next.
-            std::thread::sleep(std::time::Duration::from_secs(2));
+            e2e::pause(std::time::Duration::from_secs(2));
             cluster.start(index);
         }
         let leader = cluster.wait_leader();
@@ -47,7 +47,7 @@ fn less_than_the_whole_list_founds_nothing_and_a_majority_of_a_founded_cluster_s
         let until = std::time::Instant::now() + std::time::Duration::from_secs(3);
         while std::time::Instant::now() < until {
             assert!(client.put("a", "1").done().is_err(), "a write was acknowledged");
-            std::thread::sleep(e2e::STEP);
+            e2e::pause(e2e::STEP);
         }
     };
     cluster.start(0);
@@ -170,7 +170,7 @@ fn a_dead_follower_is_tried_again_with_patience() {
     cluster.nodes[(leader + 1) % 3].kill();
     cluster.put(leader, "a", "1");
     let (lines, cpu) = (cluster.nodes[leader].process().log().lines().count(), cpu_secs(pid));
-    std::thread::sleep(std::time::Duration::from_secs(SECS));
+    e2e::pause(std::time::Duration::from_secs(SECS));
     let lines = cluster.nodes[leader].process().log().lines().count() - lines;
     let cpu = cpu_secs(pid) - cpu;
     println!("with one follower dead, the idle leader logged {lines} lines and used {cpu:.2} s of CPU in {SECS} s");

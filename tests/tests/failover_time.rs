@@ -30,7 +30,7 @@ fn measure(cluster: &mut Cluster) -> Duration {
                 cluster.start(leader);
                 return took;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            e2e::pause(Duration::from_millis(5));
         }
     }
     panic!("no write succeeded within {:?}", e2e::DEADLINE);
