@@ -39,6 +39,29 @@ fn any_start_order_founds_one_cluster() {
     }
 }
 
+/// The last node to start may found the cluster with one of the others before the third hears of it.
+#[test]
+fn founding_leaves_nobody_behind() {
+    let seed = Random::any_seed();
+    println!("delays from seed {seed}");
+    let mut random = Random::new(seed);
+    for round in 0..20 {
+        let mut cluster = Cluster::new("cluster-founding", 3);
+        for index in random.shuffled(vec![0, 1, 2]) {
+            cluster.start(index);
+            e2e::pause(std::time::Duration::from_millis(random.number() % 400));
+        }
+        eventually(&format!("cluster {round} is founded"), DEADLINE, || {
+            for node in &mut cluster.nodes {
+                if let Some(status) = node.process().ended() {
+                    panic!("{} has stopped while cluster {round} was founded: {status}", node.name);
+                }
+            }
+            cluster.leader()
+        });
+    }
+}
+
 #[test]
 fn less_than_the_whole_list_founds_nothing_and_a_majority_of_a_founded_cluster_serves() {
     let mut cluster = Cluster::new("cluster-lone", 3);
