@@ -182,7 +182,7 @@ impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types<P::Runtime>>, RpcError<P>>>, RpcError<P>>>
     where
@@ -197,7 +197,13 @@ impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
                 Duration::from_millis(config.connect_ms + config.handshake_ms),
                 Duration::from_millis(config.append_idle_ms),
             );
-            let input = input.map(|rpc| append_from(&rpc));
+            // openraft backs off inside its request stream: it must be polled before anything can fail, or a peer that
+            // cannot be dialled is tried again without a pause.
+            let Some(first) = input.next().await else {
+                let nothing: BoxStream<'s, _> = Box::pin(futures_util::stream::empty());
+                return Ok(nothing);
+            };
+            let input = futures_util::stream::iter([first]).chain(input).map(|rpc| append_from(&rpc));
             let stream = self.peers.open_append_stream(&self.target, input, dial).await;
             let stream = stream.map_err(|e| self.error(&e, RPCTypes::AppendEntries, dial))?;
             let this: &Self = self;
