@@ -221,6 +221,12 @@ fn the_history_of_a_cluster_under_attack_is_linearizable() {
             failed => Err(failed.to_string()),
         });
     }
+    for node in &mut cluster.nodes {
+        let log = node.process().log();
+        let errors = log.lines().filter(|line| line.contains("\"level\":\"ERROR\"")).count();
+        println!("{}: {} log lines, {errors} of level error", node.name, log.lines().count());
+        assert!(!log.contains("panicked"), "a task of {} panicked", node.name);
+    }
     let history = record.recorder.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     print(&history, &done);
     judge(&history, &cluster);
