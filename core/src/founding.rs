@@ -48,6 +48,9 @@ pub struct Card {
     /// The cluster that it belongs to; 0 if none.
     #[prost(uint64, tag = "7")]
     pub cluster: u64,
+    /// The record that founded that cluster, if it knows it.
+    #[prost(message, optional, tag = "8")]
+    pub record: Option<FoundingRecord>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -58,8 +61,6 @@ struct FounderProto {
     name: String,
     #[prost(string, repeated, tag = "3")]
     peer_addrs: Vec<String>,
-    #[prost(string, repeated, tag = "4")]
-    api_addrs: Vec<String>,
 }
 
 /// What founds a cluster: the token and the members with their ids. The file of this content in a data directory is
@@ -99,12 +100,13 @@ impl FoundingList {
 }
 
 impl FoundingRecord {
+    /// Follows from the list and the ids alone: whatever else a node says of itself can differ between two of its
+    /// starts, and the record must not.
     fn new(list: &FoundingList, cards: &BTreeMap<String, Card>) -> Self {
         let founders = cards.values().map(|card| FounderProto {
             node_id: card.node_id,
             name: card.name.clone(),
-            peer_addrs: card.peer_addrs.clone(),
-            api_addrs: card.api_addrs.clone(),
+            peer_addrs: list.members.get(&card.name).cloned().unwrap_or_default(),
         });
         Self { version: VERSION, token: list.token.clone(), founders: founders.collect(), founded: false }
     }
@@ -118,8 +120,7 @@ impl FoundingRecord {
     /// The first membership: every founder votes.
     pub fn membership(&self) -> Membership {
         let members = self.founders.iter().map(|f| {
-            let member =
-                Member { name: f.name.clone(), peer_addrs: f.peer_addrs.clone(), api_addrs: f.api_addrs.clone() };
+            let member = Member { name: f.name.clone(), peer_addrs: f.peer_addrs.clone(), api_addrs: Vec::new() };
             (NodeId(f.node_id), member)
         });
         let members: BTreeMap<_, _> = members.collect();
@@ -195,8 +196,9 @@ pub enum FoundingError {
     },
     /// A peer came back with another identity after this node had accepted a record.
     #[error(
-        "peer {0:?} has another identity than when this node accepted the founding record: it lost its disk meanwhile. \
-         The cluster was never founded and holds no data; wipe the data directories of all listed nodes and start again"
+        "peer {0:?} has another identity than in the founding record that this node has accepted, and no listed node \
+         says that the cluster was founded with it: the peer lost its disk meanwhile. If no node has ever served, wipe \
+         the data directories of all listed nodes and start again; otherwise start the other founders first"
     )]
     Changed(String),
 }
@@ -208,6 +210,8 @@ pub struct Founding {
     own: Card,
     cards: BTreeMap<String, Card>,
     accepted: Option<FoundingRecord>,
+    /// The cluster was founded, with this node among its founders, as a peer that belongs to it says.
+    founded: Option<FoundingRecord>,
 }
 
 impl Founding {
@@ -222,7 +226,7 @@ impl Founding {
         let accepted_id = accepted.as_ref().map_or(0, |r| r.cluster_id().0);
         let own = Card { list: list.hash(), accepted: accepted_id, cluster: 0, ..own };
         let cards = BTreeMap::from([(own.name.clone(), own.clone())]);
-        Ok(Self { list, own, cards, accepted })
+        Ok(Self { list, own, cards, accepted, founded: None })
     }
 
     /// What to show peers.
@@ -235,16 +239,28 @@ impl Founding {
         self.list.members.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Takes the card that the node at the address of `listed` showed.
+    /// Takes the card that the node at the address of `listed` showed. An error of one peer does not outweigh what
+    /// another says: handle all cards there are, and report an error only if [`Founding::decide`] still asks.
     ///
     /// # Errors
     /// See [`FoundingError`].
     pub fn handle_card(&mut self, listed: &str, card: Card) -> Result<(), FoundingError> {
-        let own_id = self.own.accepted;
-        if card.cluster != 0 && card.cluster != own_id {
-            return Err(FoundingError::AlreadyFounded { peer: listed.to_owned(), cluster: ClusterId(card.cluster) });
+        if card.cluster != 0 {
+            let names_us = |r: &&FoundingRecord| {
+                r.cluster_id().0 == card.cluster && r.membership().members.contains_key(&NodeId(self.own.node_id))
+            };
+            let known = card.record.as_ref().into_iter().chain(&self.accepted).find(names_us);
+            // A founded record that names this node was decided with its id, accepted by it or not: no other record
+            // can be founded any more.
+            self.founded = self.founded.take().or(known.cloned());
+            return match self.founded {
+                Some(_) => Ok(()),
+                None => {
+                    Err(FoundingError::AlreadyFounded { peer: listed.to_owned(), cluster: ClusterId(card.cluster) })
+                }
+            };
         }
-        if card.cluster == 0 && card.list != self.own.list {
+        if card.list != self.own.list {
             return Err(FoundingError::OtherList(listed.to_owned()));
         }
         if card.name != listed {
@@ -267,6 +283,9 @@ impl Founding {
 
     /// What to do now.
     pub fn decide(&self) -> Decision {
+        if let Some(record) = &self.founded {
+            return Decision::Found(FoundingRecord { founded: true, ..record.clone() });
+        }
         let missing = || {
             let names = self.list.members.keys().filter(|name| **name != self.own.name);
             match &self.accepted {
@@ -282,7 +301,7 @@ impl Founding {
             return Decision::Accept(FoundingRecord::new(&self.list, &self.cards));
         };
         let id = record.cluster_id().0;
-        let votes = self.cards.values().filter(|c| c.accepted == id || c.cluster == id).count();
+        let votes = self.cards.values().filter(|c| c.accepted == id).count();
         if votes > self.list.members.len() / 2 {
             return Decision::Found(FoundingRecord { founded: true, ..record.clone() });
         }
@@ -327,6 +346,32 @@ mod tests {
         assert!(ids.iter().all(|id| *id == ids[0] && *id != ClusterId::NONE), "{ids:?}");
         let membership = founded[0].as_ref().expect("founded").membership();
         assert_eq!(membership.configs, vec![[5, 8, 11].map(NodeId).into_iter().collect()]);
+    }
+
+    /// A founder that was slow, or crashed before its acceptance was durable, is in the record all the same.
+    #[test]
+    fn a_founder_that_missed_the_founding_enters_late() {
+        let list = list(&["a", "b", "c"]);
+        let mut a = blank(&list, "a", 1);
+        for (name, id) in [("b", 2), ("c", 3)] {
+            a.handle_card(name, blank(&list, name, id).card().clone()).expect("same list");
+        }
+        let Decision::Accept(record) = a.decide() else { panic!("has all cards") };
+        let cluster = record.cluster_id().0;
+        let founded = Card { cluster, record: Some(record.clone()), ..a.card().clone() };
+        let mut late = blank(&list, "c", 3);
+        late.handle_card("a", founded.clone()).expect("names c");
+        assert_eq!(late.decide(), Decision::Found(FoundingRecord { founded: true, ..record.clone() }));
+        // Accepted before, and a peer that lost its disk answers first: what was founded stays founded.
+        let card = Card { name: "c".into(), node_id: 3, ..Card::default() };
+        let mut again = Founding::new(list.clone(), card, Some(record)).expect("listed");
+        let wiped = blank(&list, "b", 77).card().clone();
+        assert_eq!(again.handle_card("b", wiped), Err(FoundingError::Changed("b".into())));
+        again.handle_card("a", founded.clone()).expect("its own cluster");
+        assert!(matches!(again.decide(), Decision::Found(_)));
+        // Under another id the same name is a stranger.
+        let mut wiped = blank(&list, "c", 99);
+        assert!(matches!(wiped.handle_card("a", founded), Err(FoundingError::AlreadyFounded { .. })));
     }
 
     #[test]

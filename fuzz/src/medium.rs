@@ -36,6 +36,12 @@ impl Medium {
                 let synced = self.unsynced.extract_if(.., |(written, ..)| written == segment);
                 synced.for_each(|(segment, offset, bytes)| write(&mut self.durable, segment, offset, &bytes));
             }
+            WriteStep::Trim { segment, len } => {
+                let len = usize::try_from(*len).expect("segments are small");
+                // Durable or not, nothing depends on it: here it is at once.
+                self.files.get_mut(segment).expect("a closed segment exists").truncate(len);
+                self.durable.get_mut(segment).expect("a closed segment exists").truncate(len);
+            }
             WriteStep::Delete { segment } => {
                 self.unsynced.retain(|(written, ..)| written != segment);
                 self.durable.remove(segment);

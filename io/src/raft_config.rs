@@ -11,11 +11,13 @@ pub struct CompactionConfig {
     pub snapshot_every_entries: u64,
     /// So many entries below the snapshot stay in the log, for followers that are a little behind.
     pub keep_entries: u64,
+    /// Whatever the two above say, the log is cut to about half of this many bytes when it exceeds them.
+    pub log_bytes_max: usize,
 }
 
 impl Default for CompactionConfig {
     fn default() -> Self {
-        Self { snapshot_every_entries: 50_000, keep_entries: 10_000 }
+        Self { snapshot_every_entries: 50_000, keep_entries: 10_000, log_bytes_max: 512 << 20 }
     }
 }
 

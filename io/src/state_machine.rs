@@ -172,6 +172,16 @@ impl<P: Platform> StateMachineStore<P> {
         self.inner.fault.get().cloned()
     }
 
+    /// Lets the files go: returns once nothing of this store writes there any more. What is applied and not durable is
+    /// in the log. Views stay readable.
+    pub(crate) async fn close(&self) {
+        let base = lock(&self.inner.layers).durable().1.clone();
+        if let (Location::Dir { jobs, .. }, BaseView::Redb(view)) = (&self.inner.location, base) {
+            // Behind everything that is queued. If the worker is gone, so is everything it could have written.
+            let _ = jobs.run(move |_| view.fence()).await;
+        }
+    }
+
     /// The worker and the file for a snapshot that is to be received; `None` if it goes into memory.
     pub(crate) fn staging_place(&self) -> Option<(Jobs<P::Disk>, PathBuf)> {
         match &self.inner.location {

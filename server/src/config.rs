@@ -55,7 +55,7 @@ enum Store {
 /// Without any flag it starts a single node whose data is in ./data and whose API is at http://127.0.0.1:8080.
 /// An address is written http://host:port, host:port or :port (every IPv4 interface). A long flag may have one dash.
 #[derive(Debug, Parser)]
-#[command(name = "quorate", version, max_term_width = 120)]
+#[command(name = "quorate", version, max_term_width = 120, allow_negative_numbers = true)]
 struct Args {
     /// Name of this node, for people and for --initial-cluster. Not its identity, which is made once per data directory
     #[arg(long, env = "QUORATE_NAME", default_value = "default")]
@@ -164,9 +164,8 @@ impl ServerConfig {
     /// # Errors
     /// See [`ConfigError`].
     pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, ConfigError> {
-        let command = Args::command();
-        let args: Vec<_> = args.into_iter().map(|arg| two_dashes(arg.into(), &command)).collect();
-        let args = command.try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
+        let args: Vec<_> = args.into_iter().map(|arg| two_dashes(arg.into())).collect();
+        let args = Args::command().try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
         Self::from_args(args.map_err(|error| one_line(&error))?)
     }
 
@@ -311,13 +310,13 @@ fn timing(args: &Args) -> Result<Timing, ConfigError> {
     })
 }
 
-/// `-name` and `-name=x` become `--name` and `--name=x` if there is such a flag.
-fn two_dashes(arg: OsString, command: &clap::Command) -> OsString {
-    let is_long = |name: &str| {
-        ["help", "version"].contains(&name) || command.get_arguments().any(|flag| flag.get_long() == Some(name))
-    };
+/// `-name` and `-name=x` become `--name` and `--name=x`. So does everything else that begins with one dash and a letter
+/// and is longer than a short flag, so that what is wrong is called by its whole name.
+fn two_dashes(arg: OsString) -> OsString {
     match arg.to_str().and_then(|text| text.strip_prefix('-')) {
-        Some(text) if is_long(text.split('=').next().unwrap_or(text)) => format!("--{text}").into(),
+        Some(text) if text.len() > 1 && text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+            format!("--{text}").into()
+        }
         _ => arg,
     }
 }
@@ -392,7 +391,7 @@ mod tests {
     fn a_bad_flag_is_one_line_that_names_it() {
         for (args, parts) in [
             ("--nme x", &["--nme", "--name"][..]),
-            ("-nme x", &["-n"]),
+            ("-nme x", &["--nme", "--name"]),
             ("stray", &["stray"]),
             ("--name", &["--name", "value"]),
             ("--name a=b", &["--name \"a=b\"", "="]),
@@ -413,9 +412,10 @@ mod tests {
             ("--initial-cluster-state existing --peer-url :1", &["--peer-url", "--advertise-peer-url"]),
             ("--store boltdb", &["--store", "boltdb", "redb, memory"]),
             ("--heartbeat-ms 0", &["--heartbeat-ms", "0"]),
+            ("--heartbeat-ms -1", &["--heartbeat-ms", "-1"]),
             ("--heartbeat-ms soon", &["--heartbeat-ms", "soon"]),
-            ("--heartbeat-ms 150", &["--election-timeout-min-ms \"200\"", "--heartbeat-ms (150)"]),
-            ("--election-timeout-max-ms 200", &["--election-timeout-max-ms \"200\"", "min-ms (200)"]),
+            ("--heartbeat-ms 150", &["--election-timeout-min-ms \"250\"", "150 ms", "--heartbeat-ms"]),
+            ("--election-timeout-max-ms 200", &["--election-timeout-max-ms \"200\"", "250 ms"]),
             ("--log-level loud", &["--log-level", "loud", "error, warn, info, debug, trace"]),
             ("--log-format xml", &["--log-format", "xml", "json, text"]),
         ] {

@@ -36,11 +36,21 @@ pub enum ServeError {
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     /// The node did not start.
-    #[error("cannot start: {0}")]
+    #[error("cannot start: {0}{advice}", advice = advice(.0))]
     Start(StartError),
     /// The node stopped itself, or could not stop in an orderly way.
     #[error("the node failed: {0}")]
     Node(StopError),
+}
+
+/// What to do about it, where the library that says what happened knows no flags.
+fn advice(error: &StartError) -> &'static str {
+    match error {
+        StartError::Listen { .. } => "; stop what listens there, or set --peer-url",
+        StartError::Locked(_) => "; stop that process, or set --data-dir",
+        StartError::Io { .. } => "; see to that file, or set --data-dir to a directory that this user may write",
+        _ => "",
+    }
 }
 
 impl ServeError {

@@ -546,6 +546,11 @@ mod tests {
                     let writes = std::mem::take(&mut self.unsynced);
                     writes.iter().for_each(|write| self.apply(write, |_| true));
                 }
+                WriteStep::Trim { segment, len } => {
+                    let file = self.synced.get_mut(segment).expect("a closed segment exists");
+                    assert!(file.len() as u64 >= *len && self.unsynced.is_empty());
+                    file.truncate(*len as usize);
+                }
                 WriteStep::Delete { segment } => {
                     self.synced.remove(segment);
                 }

@@ -50,6 +50,14 @@ pub enum WriteStep {
         /// Which one.
         segment: u64,
     },
+    /// Cut the segment's file to `len` bytes: it is closed, and what was reserved behind its end is given back. Nothing
+    /// depends on it: bytes behind the end are ignored.
+    Trim {
+        /// Which one.
+        segment: u64,
+        /// Where its last batch ends.
+        len: u64,
+    },
     /// Remove the segment's file. If that is lost in a crash, recovery does it again.
     Delete {
         /// Which one.
@@ -145,7 +153,7 @@ impl LogWriter {
             queue: VecDeque::new(),
             pushed: 0,
             flushed: 0,
-            base: Base { boot_epoch: resume.base.boot_epoch + 1, ..resume.base },
+            base: Base { boot_epoch: resume.base.boot_epoch.saturating_add(1), ..resume.base },
             segments: resume.segments,
             segment: last_segment,
             segment_len: 0,
@@ -276,6 +284,9 @@ impl LogWriter {
         record::encode_base(&self.base, &mut buf);
         self.batch(BatchKind::Base, buf, steps);
         self.seal(steps);
+        if previous_segment >= self.base.first_segment {
+            steps.push(WriteStep::Trim { segment: previous_segment, len: self.base.previous_end });
+        }
         let kept = self.segments.split_off(&self.base.first_segment);
         steps.extend(self.segments.keys().map(|&segment| WriteStep::Delete { segment }));
         self.segments = kept;

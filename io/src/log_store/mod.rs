@@ -79,6 +79,8 @@ impl<R: AsyncRuntime> Waiter<R> {
 struct Slot {
     id: LogId,
     ticket: u64,
+    /// About how many bytes it takes, in memory or on disk.
+    size: usize,
     /// Where it is on disk, once it is.
     place: Option<Place>,
     /// Its content, while it is cached; always while it is not on disk.
@@ -86,8 +88,9 @@ struct Slot {
 }
 
 impl Slot {
-    fn bytes(&self) -> usize {
-        self.entry.as_ref().map_or(0, entry_bytes)
+    /// What it takes of the cache.
+    fn cached(&self) -> usize {
+        if self.entry.is_some() { self.size } else { 0 }
     }
 }
 
@@ -111,6 +114,8 @@ struct State<R: AsyncRuntime, F> {
     /// How many slots from the front have left the cache.
     evicted: usize,
     cached_bytes: usize,
+    /// Bytes of entries that are not durable yet.
+    unflushed_bytes: usize,
     /// Records that the worker has not taken yet, and who waits for each.
     inbox: Vec<(Record, Option<Waiter<R>>)>,
     /// Ticket of the last record.
@@ -156,10 +161,17 @@ impl<R: AsyncRuntime, F> State<R, F> {
     fn evict(&mut self, cache_bytes: usize) {
         while self.cached_bytes > cache_bytes && self.evicted < self.durable {
             let slot = &mut self.slots[self.evicted];
-            self.cached_bytes -= slot.bytes();
+            self.cached_bytes -= slot.cached();
             slot.entry = None;
             self.evicted += 1;
         }
+    }
+}
+
+impl<P: Platform> Drop for Shared<P> {
+    fn drop(&mut self) {
+        // The worker ends when it finds nobody left.
+        self.wake();
     }
 }
 
@@ -197,6 +209,7 @@ impl<P: Platform> Shared<P> {
             return Vec::new();
         }
         state.durable = state.slots.len();
+        state.unflushed_bytes = 0;
         self.publish(state);
         state.inbox.drain(..).filter_map(|(_, waiter)| waiter).collect()
     }
@@ -245,6 +258,7 @@ impl<P: Platform> LogStore<P> {
             durable: 0,
             evicted: 0,
             cached_bytes: 0,
+            unflushed_bytes: 0,
             inbox: Vec::new(),
             pushed: 0,
             seal: false,
@@ -258,6 +272,23 @@ impl<P: Platform> LogStore<P> {
     /// The first I/O error, if there was one: the log writes nothing any more.
     pub fn failure(&self) -> Option<String> {
         lock(&self.shared.state).failed.as_ref().map(|(_, text)| text.clone())
+    }
+
+    /// Bytes of entries that were appended and are not durable yet. Large if the disk does not keep up.
+    pub fn unflushed_bytes(&self) -> usize {
+        lock(&self.shared.state).unflushed_bytes
+    }
+
+    /// The last entry to purge so that the newest `keep_bytes` of entries stay; `None` if the log is no longer than
+    /// that.
+    pub fn excess(&self, keep_bytes: usize) -> Option<u64> {
+        let state = lock(&self.shared.state);
+        let mut kept = 0;
+        let over = state.slots.iter().rev().find(|slot| {
+            kept += slot.size;
+            kept > keep_bytes
+        });
+        over.map(|slot| slot.id.index)
     }
 
     /// Seals the last batch whenever the log has been idle for a while.
@@ -373,9 +404,11 @@ impl<P: Platform> RaftLogStorage<Types<P::Runtime>> for LogStore<P> {
                 let record = Record::Entry(entry_from(&entry));
                 let waiter = if entries.peek().is_none() { waiter.take() } else { None };
                 let ticket = state.push(record, waiter);
-                state.cached_bytes += entry_bytes(&entry);
+                let size = entry_bytes(&entry);
+                state.cached_bytes += size;
+                state.unflushed_bytes += size;
                 let id = log_id_from(&entry.log_id);
-                state.slots.push_back(Slot { id, ticket, place: None, entry: Some(entry) });
+                state.slots.push_back(Slot { id, ticket, size, place: None, entry: Some(entry) });
             }
             let mut settled = self.shared.settle_in_memory(&mut state);
             // An append of nothing is durable as soon as what came before it; nothing asks for that.
@@ -392,8 +425,10 @@ impl<P: Platform> RaftLogStorage<Types<P::Runtime>> for LogStore<P> {
         let mut state = lock(&self.shared.state);
         state.check()?;
         while state.slots.back().is_some_and(|slot| Some(slot.id.index) > after.map(|id| id.index)) {
+            let durable = state.durable >= state.slots.len();
             if let Some(slot) = state.slots.pop_back() {
-                state.cached_bytes -= slot.bytes();
+                state.cached_bytes -= slot.cached();
+                state.unflushed_bytes -= if durable { 0 } else { slot.size };
             }
         }
         let len = state.slots.len();
@@ -411,8 +446,10 @@ impl<P: Platform> RaftLogStorage<Types<P::Runtime>> for LogStore<P> {
             let mut state = lock(&self.shared.state);
             state.check()?;
             while state.slots.front().is_some_and(|slot| slot.id.index <= upto.index) {
+                let durable = state.durable > 0;
                 if let Some(slot) = state.slots.pop_front() {
-                    state.cached_bytes -= slot.bytes();
+                    state.cached_bytes -= slot.cached();
+                    state.unflushed_bytes -= if durable { 0 } else { slot.size };
                     state.durable = state.durable.saturating_sub(1);
                     state.evicted = state.evicted.saturating_sub(1);
                 }

@@ -11,6 +11,7 @@ use quorate_core::disk::{Disk, File, OpenMode, read_file, replace_file};
 use quorate_core::identity::{self, IdentityError};
 use quorate_core::log::format::{LogIdentity, parse_segment_name, segment_name};
 use quorate_core::log::recovery::{Recovered, SegmentFacts, recover, scan_segment};
+use quorate_core::log::writer::Place;
 use quorate_core::log::{Damage, LogWriter};
 
 use super::worker::{LogWorker, Segments};
@@ -132,8 +133,7 @@ fn recover_dir<P: Platform>(
         }
     }
     files.extend(segments.take_created());
-    let slots: VecDeque<Slot> =
-        entries.into_iter().map(|(id, place, _)| Slot { id, ticket: 0, place: Some(place), entry: None }).collect();
+    let slots: VecDeque<Slot> = entries.into_iter().map(|(id, place, _)| recovered_slot(id, place)).collect();
     let state = State {
         vote: base.vote,
         committed: base.committed,
@@ -142,6 +142,7 @@ fn recover_dir<P: Platform>(
         evicted: slots.len(),
         slots,
         cached_bytes: 0,
+        unflushed_bytes: 0,
         inbox: Vec::new(),
         pushed: 0,
         seal: false,
@@ -150,6 +151,10 @@ fn recover_dir<P: Platform>(
         files,
     };
     Ok((state, writer, segments, identity))
+}
+
+fn recovered_slot(id: LogId, place: Place) -> Slot {
+    Slot { id, ticket: 0, size: place.len as usize, place: Some(place), entry: None }
 }
 
 fn read_identity<D: Disk>(disk: &D, dir: &Path) -> Result<Option<LogIdentity>, OpenError> {

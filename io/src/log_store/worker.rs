@@ -55,6 +55,7 @@ impl<D: Disk> Segments<D> {
                 WriteStep::Create { segment, .. }
                 | WriteStep::Write { segment, .. }
                 | WriteStep::Sync { segment }
+                | WriteStep::Trim { segment, .. }
                 | WriteStep::Delete { segment } => *segment,
             };
             let path = self.path(segment);
@@ -76,6 +77,8 @@ impl<D: Disk> Segments<D> {
             }
             WriteStep::Write { segment, offset, bytes } => self.file(*segment)?.write_at(*offset, bytes),
             WriteStep::Sync { segment } => self.file(*segment)?.sync(),
+            // Not through `file`: the current segment stays the current one.
+            WriteStep::Trim { len, .. } => self.disk.open(path, OpenMode::Existing)?.set_len(*len),
             WriteStep::Delete { .. } => self.disk.remove(path),
         }
     }
@@ -158,6 +161,7 @@ impl<P: Platform> Worker for LogWorker<P> {
         self.writer.on_done();
         {
             let mut state = lock(&shared.state);
+            // In this order: one flush can create a segment and delete it again.
             state.files.extend(created);
             for step in &flush.steps {
                 if let WriteStep::Delete { segment } = step {
@@ -172,7 +176,8 @@ impl<P: Platform> Worker for LogWorker<P> {
                     slot.place = Some(*place);
                 }
             }
-            while state.slots.get(state.durable).is_some_and(|slot| slot.place.is_some()) {
+            while let Some(slot) = state.slots.get(state.durable).filter(|slot| slot.place.is_some()) {
+                state.unflushed_bytes -= slot.size;
                 state.durable += 1;
             }
             state.evict(shared.config.cache_bytes);

@@ -54,6 +54,8 @@ pub struct NodeConfig {
     pub command_bytes_max: usize,
     /// More writes under way at this node at once are refused as overload.
     pub writes_in_flight_max: usize,
+    /// While more bytes than this wait for the log's disk, writes are refused as overload.
+    pub unflushed_bytes_max: usize,
     /// The log store.
     pub log: LogConfig,
     /// The state machine's store.
@@ -83,6 +85,7 @@ impl NodeConfig {
             request_timeout: Duration::from_secs(5),
             command_bytes_max: 4 << 20,
             writes_in_flight_max: 8192,
+            unflushed_bytes_max: 128 << 20,
             log: LogConfig::default(),
             store: StoreConfig::default(),
             compaction: CompactionConfig::default(),

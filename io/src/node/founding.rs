@@ -16,7 +16,6 @@ use super::{Node, StartError, StopError};
 use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
 use crate::transport::Target;
-use crate::types::membership_to;
 
 /// Between two rounds of asking peers that have not answered, or not accepted, yet.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -83,19 +82,17 @@ impl<P: Platform> Node<P> {
     /// the same membership, which is what makes it safe.
     pub(super) async fn enter(&self, record: &FoundingRecord) {
         let cluster = record.cluster_id();
-        self.inner.identity.set_cluster(cluster);
-        lock(&self.inner.card).cluster = cluster.0;
-        tracing::info!(%cluster, node = %self.node_id(), "this node belongs to a cluster");
-        let members = match membership_to(&record.membership()) {
-            Ok(membership) => membership,
-            Err(e) => return self.fail(StopError::Raft(e)),
-        };
-        let members: std::collections::BTreeMap<_, _> =
-            members.nodes().map(|(id, member)| (*id, member.clone())).collect();
-        // Refused where there is a log already, which is then the same or newer.
-        if let Err(error) = self.inner.raft.initialize(members).await {
+        // Before any peer's vote request is taken: a node that has voted cannot be initialized any more.
+        if let Err(error) = self.inner.raft.initialize(record.membership().members).await {
             tracing::debug!(%error, "consensus was initialized before");
         }
+        self.inner.identity.set_cluster(cluster);
+        {
+            let mut card = lock(&self.inner.card);
+            card.cluster = cluster.0;
+            card.record = Some(record.clone());
+        }
+        tracing::info!(%cluster, node = %self.node_id(), "this node belongs to a cluster");
     }
 
     fn show(&self, card: Card) {
@@ -109,17 +106,21 @@ impl<P: Platform> Node<P> {
             let target = Target { node: None, addrs: founding.addrs(name).to_vec() };
             async move { self.inner.peers.call(&target, request, ANSWER_WITHIN).await }
         });
+        let mut refused = Ok(());
         for (name, answer) in names.iter().zip(join_all(calls).await) {
             match answer {
                 Ok(Response::Founding(bytes)) => match Card::decode(bytes) {
-                    Ok(card) => founding.handle_card(name, card)?,
+                    Ok(card) => refused = refused.and(founding.handle_card(name, card)),
                     Err(error) => tracing::warn!(peer = name, %error, "unreadable answer"),
                 },
                 Ok(other) => tracing::debug!(peer = name, answer = ?other, "no card"),
                 Err(error) => tracing::debug!(peer = name, %error, "no answer"),
             }
         }
-        Ok(())
+        match founding.decide() {
+            Decision::Ask(_) => Ok(refused?),
+            _ => Ok(()),
+        }
     }
 
     async fn keep(&self, record: &FoundingRecord, jobs: Option<&Jobs<P::Disk>>) -> Result<(), StopError> {

@@ -68,16 +68,27 @@ pub(crate) struct Inner<P: Platform> {
     server: Mutex<Option<Server>>,
     /// What this node shows to others that have no cluster.
     card: Mutex<Card>,
-    /// Result of the last ping of each peer.
-    reachable: Mutex<BTreeMap<NodeId, bool>>,
+    /// What the last ping of each peer told.
+    seen: Mutex<BTreeMap<NodeId, Seen>>,
     in_flight: AtomicUsize,
     stopping: AtomicBool,
     /// The first failure; the node has then stopped.
     failure: Mutex<WatchSenderOf<Types<P::Runtime>, Option<StopError>>>,
+    /// How stopping ended, once it has.
+    finished: Mutex<WatchSenderOf<Types<P::Runtime>, Option<Result<(), StopError>>>>,
     /// Turns `true` when the background tasks should end.
     shutdown: Mutex<WatchSenderOf<Types<P::Runtime>, bool>>,
     /// Held as long as the node uses the directory.
     lock: Mutex<Option<<P::Disk as Disk>::Lock>>,
+}
+
+/// What is known of a peer.
+#[derive(Default)]
+struct Seen {
+    /// Whether it answered the last ping.
+    reachable: bool,
+    /// Where it said that clients reach it, when it last answered.
+    api_addrs: Vec<String>,
 }
 
 /// A member of a cluster, or one that is about to found it. Cheap to clone; all clones are the same node.
@@ -154,15 +165,34 @@ impl<P: Platform> Node<P> {
     }
 
     /// Stops: refuses new writes, finishes those under way, hands leadership over, stops consensus, makes the log
-    /// durable, and lets the directory go. Bounded in time, and safe to call more than once.
+    /// durable, and lets the directory go. Bounded in time: what a hung disk does not finish is left to recovery. May
+    /// be called more than once; every call returns when the node has stopped.
     ///
     /// # Errors
     /// Why the node had stopped by itself, or why its log could not be closed cleanly. It has stopped all the same.
     pub async fn stop(&self) -> Result<(), StopError> {
+        let mut finished = lock(&self.inner.finished).subscribe();
+        if !self.inner.stopping.swap(true, Ordering::Relaxed) {
+            // In a task of its own: a caller that gives up does not leave a half-stopped node.
+            let node = self.clone();
+            drop(P::Runtime::spawn(async move {
+                let result = node.shut_down().await;
+                lock(&node.inner.finished).send_if_modified(|finished| {
+                    *finished = Some(result);
+                    true
+                });
+            }));
+        }
+        match finished.wait_until(Option::is_some).await {
+            Ok(Some(result)) => result,
+            _ => Err(StopError::Raft("the node is gone".to_owned())),
+        }
+    }
+
+    async fn shut_down(&self) -> Result<(), StopError> {
         let inner = &self.inner;
-        let first = !inner.stopping.swap(true, Ordering::Relaxed);
         let failed = self.failure();
-        if first && failed.is_none() {
+        if failed.is_none() {
             self.drain().await;
             self.hand_over().await;
         }
@@ -173,11 +203,16 @@ impl<P: Platform> Node<P> {
         inner.peers.shutdown();
         // Its core may be gone already, which is as good.
         let _ = P::Runtime::timeout(DRAIN, inner.raft.shutdown()).await;
-        let closed = inner.log.close().await;
-        drop(lock(&inner.lock).take());
-        match failed {
-            Some(error) => Err(error),
-            None => closed.map_err(|e: io::Error| StopError::Storage(e.to_string())),
+        let closed = P::Runtime::timeout(DRAIN, inner.log.close()).await;
+        let stored = P::Runtime::timeout(DRAIN, inner.store.close()).await;
+        if stored.is_ok() {
+            // Otherwise something may still write there: the directory is not free.
+            drop(lock(&inner.lock).take());
+        }
+        match (failed, closed) {
+            (Some(error), _) => Err(error),
+            (None, Ok(closed)) => closed.map_err(|e: io::Error| StopError::Storage(e.to_string())),
+            (None, Err(_)) => Err(StopError::Storage("the disk does not answer".to_owned())),
         }
     }
 

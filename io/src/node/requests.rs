@@ -161,8 +161,12 @@ impl<P: Platform> Node<P> {
         if let Some(error) = self.failure() {
             return Err(WriteError::NotApplied(Reason::Storage(error.to_string())));
         }
-        // Four times what asks for a snapshot: the disk does not keep up.
-        if self.inner.store.dirty_bytes() > self.inner.config.store.dirty_bytes_max.saturating_mul(4) {
+        // The disk does not keep up: four times what asks for a snapshot, or too much that others may have committed
+        // while this node's own flush hangs.
+        let config = &self.inner.config;
+        if self.inner.store.dirty_bytes() > config.store.dirty_bytes_max.saturating_mul(4)
+            || self.inner.log.unflushed_bytes() > config.unflushed_bytes_max
+        {
             return Err(WriteError::NotApplied(Reason::Overloaded));
         }
         Ok(())

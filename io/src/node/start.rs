@@ -6,12 +6,14 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use openraft::type_config::TypeConfigExt;
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;
 use quorate_core::founding::{Card, Founding, FoundingRecord};
 use quorate_core::log::format::LogIdentity;
+use quorate_core::wire::FRAME_BYTES_MAX;
 use quorate_core::{ClusterId, LogId, NodeId, StateMachine};
 use rand::Rng;
 
@@ -26,6 +28,9 @@ use crate::raft_network::NetworkFactory;
 use crate::state_machine::{Location, StateMachineStore};
 use crate::transport::{Identity, LocalIdentity, Peers, Server};
 use crate::types::Types;
+
+/// Beyond a command itself, a frame or a snapshot chunk that carries it takes less than this.
+const COMMAND_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// What a data directory, or its absence, gives a node.
 struct Opened<P: Platform> {
@@ -44,10 +49,46 @@ pub(super) async fn start<P: Platform>(
     config: NodeConfig,
     machine: Arc<dyn StateMachine>,
 ) -> Result<Node<P>, StartError> {
-    let opened = match &config.storage {
+    let bytes_max = FRAME_BYTES_MAX - COMMAND_OVERHEAD_BYTES;
+    if config.command_bytes_max > bytes_max {
+        let why =
+            format!("command_bytes_max is {}, more than a frame can carry ({bytes_max})", config.command_bytes_max);
+        return Err(StartError::Config(why));
+    }
+    let mut opened = match &config.storage {
         Storage::Dir(dir) => open_dir(&platform, dir, &config, machine).await?,
         Storage::Memory => open_memory::<P>(&config, machine).await?,
     };
+    let (log, store, held) = (opened.log.clone(), opened.store.clone(), opened.lock.take());
+    match assemble(platform, config, opened).await {
+        Ok((node, begin)) => {
+            *lock(&node.inner.lock) = held;
+            node.begin(begin).await?;
+            Ok(node)
+        }
+        Err(error) => {
+            // Its own failure would only hide the reason. The directory is let go only when nothing writes there.
+            let _ = log.close().await;
+            store.close().await;
+            drop(held);
+            Err(error)
+        }
+    }
+}
+
+/// What is left to do once a node is put together.
+struct Begin<P: Platform> {
+    quiet: Option<Duration>,
+    founded: Option<FoundingRecord>,
+    founding: Option<Founding>,
+    jobs: Option<Jobs<P::Disk>>,
+}
+
+async fn assemble<P: Platform>(
+    platform: P,
+    config: NodeConfig,
+    opened: Opened<P>,
+) -> Result<(Node<P>, Begin<P>), StartError> {
     if let (Some(record), Storage::Dir(dir)) = (&opened.record, &config.storage)
         && !record.membership().members.contains_key(&opened.identity.node_id)
     {
@@ -80,6 +121,7 @@ pub(super) async fn start<P: Platform>(
     let card = founding.as_ref().map_or_else(|| own_card(&config, opened.identity.node_id), |f| f.card().clone());
     let (failure, _) = Types::<P::Runtime>::watch_channel(None);
     let (shutdown, _) = Types::<P::Runtime>::watch_channel(false);
+    let (finished, _) = Types::<P::Runtime>::watch_channel(None);
     let inner = Inner {
         config,
         platform,
@@ -90,32 +132,37 @@ pub(super) async fn start<P: Platform>(
         peers,
         server: Mutex::new(None),
         card: Mutex::new(card),
-        reachable: Mutex::new(BTreeMap::new()),
+        seen: Mutex::new(BTreeMap::new()),
         in_flight: AtomicUsize::new(0),
         stopping: AtomicBool::new(false),
         failure: Mutex::new(failure),
         shutdown: Mutex::new(shutdown),
+        finished: Mutex::new(finished),
         lock: Mutex::new(opened.lock),
     };
-    let node = Node { inner: Arc::new(inner) };
-    if let Err(error) = listen(&node, quiet).await {
-        // Its own failure would only hide the reason.
-        let _ = node.stop().await;
-        return Err(error);
-    }
-    node.start_tasks(quiet);
-    match (founded, founding) {
-        (Some(record), _) => node.enter(&record).await,
-        (None, Some(founding)) => {
-            let (founder, jobs) = (node.clone(), opened.jobs);
-            node.spawn(async move { founder.found(founding, jobs).await });
-        }
-        (None, None) => {}
-    }
-    Ok(node)
+    Ok((Node { inner: Arc::new(inner) }, Begin { quiet, founded, founding, jobs: opened.jobs }))
 }
 
-async fn listen<P: Platform>(node: &Node<P>, quiet: Option<std::time::Duration>) -> Result<(), StartError> {
+impl<P: Platform> Node<P> {
+    async fn begin(&self, begin: Begin<P>) -> Result<(), StartError> {
+        if let Some(record) = &begin.founded {
+            self.enter(record).await;
+        }
+        if let Err(error) = listen(self, begin.quiet).await {
+            // Its own failure would only hide the reason.
+            let _ = self.stop().await;
+            return Err(error);
+        }
+        self.start_tasks(begin.quiet);
+        if let Some(founding) = begin.founding {
+            let founder = self.clone();
+            self.spawn(async move { founder.found(founding, begin.jobs).await });
+        }
+        Ok(())
+    }
+}
+
+async fn listen<P: Platform>(node: &Node<P>, quiet: Option<Duration>) -> Result<(), StartError> {
     let inner = &node.inner;
     let addr = &inner.config.peer_listen;
     let service = Arc::new(Service::new(node, quiet));
@@ -141,7 +188,13 @@ async fn open_dir<P: Platform>(
     let store = StateMachineStore::open(location, config.store, machine, durable_watch).await?;
     let readers = Jobs::start(disk, "log reads");
     let fresh = fresh_identity::<P>();
-    let log = log_store::open::<P>(disk, &readers, dir, config.log, fresh, store.durable(), durable).await?;
+    let log = match log_store::open::<P>(disk, &readers, dir, config.log, fresh, store.durable(), durable).await {
+        Ok(log) => log,
+        Err(error) => {
+            store.close().await;
+            return Err(error.into());
+        }
+    };
     Ok(Opened {
         log: log.store,
         store,

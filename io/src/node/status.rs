@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::type_config::alias::WatchReceiverOf;
 use quorate_core::{ClusterId, MemberStatus, NodeId, Observation, classify};
 
 use super::Node;
+use crate::jobs::lock;
 use crate::platform::Platform;
 use crate::types::{Types, membership_from};
 
@@ -85,17 +86,19 @@ impl<P: Platform> Node<P> {
         let inner = &self.inner;
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let membership = membership_from(metrics.membership_config.membership());
-        let mut observed: BTreeMap<NodeId, Observation> = membership
-            .members
-            .keys()
-            .filter_map(|id| {
-                let reachable = crate::jobs::lock(&inner.reachable).get(id).copied()?;
-                Some((*id, Observation { reachable, candidate: false }))
-            })
-            .collect();
+        let mut membership = membership_from(metrics.membership_config.membership());
+        let mut observed = BTreeMap::new();
+        for (id, peer) in lock(&inner.seen).iter() {
+            observed.insert(*id, Observation { reachable: peer.reachable, candidate: false });
+            if let Some(member) = membership.members.get_mut(id) {
+                member.api_addrs.clone_from(&peer.api_addrs);
+            }
+        }
         let candidate = metrics.state == ServerState::Candidate;
-        observed.insert(inner.identity.get().node_id, Observation { reachable: true, candidate });
+        observed.insert(self.node_id(), Observation { reachable: true, candidate });
+        if let Some(own) = membership.members.get_mut(&self.node_id()) {
+            own.api_addrs.clone_from(&inner.config.api_addrs);
+        }
         ClusterStatus {
             cluster_id: inner.identity.get().cluster_id,
             node_id: inner.identity.get().node_id,
@@ -113,7 +116,11 @@ impl<P: Platform> Node<P> {
     /// Whether the node works, and whether it can serve.
     pub fn health(&self) -> Health {
         let failed = self.failure().map_or(Ok(()), |e| Err(e.to_string()));
-        let ready = failed.clone().and_then(|()| {
+        let live = failed.and_then(|()| match *lock(&self.inner.finished).borrow_watched() {
+            None => Ok(()),
+            Some(_) => Err("the node has stopped".to_owned()),
+        });
+        let ready = live.clone().and_then(|()| {
             if self.is_stopping() {
                 return Err("the node is stopping".to_owned());
             }
@@ -125,6 +132,6 @@ impl<P: Platform> Node<P> {
                 None => Err("no leader is known".to_owned()),
             }
         });
-        Health { live: failed, ready }
+        Health { live, ready }
     }
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
+use prost::Message;
 use quorate_core::NodeId;
-use quorate_core::wire::Request;
+use quorate_core::founding::Card;
+use quorate_core::wire::{Request, Response};
 
 use super::{Node, StopError};
 use crate::jobs::lock;
@@ -25,6 +27,8 @@ impl<P: Platform> Node<P> {
         self.spawn(async move { node.relieve_pressure().await });
         let node = self.clone();
         self.spawn(async move { node.ping_peers().await });
+        let node = self.clone();
+        self.spawn(async move { node.bound_log().await });
         if let Some(quiet) = quiet {
             let node = self.clone();
             self.spawn(async move {
@@ -85,6 +89,28 @@ impl<P: Platform> Node<P> {
         }
     }
 
+    /// Snapshots and purges by bytes: the policy that openraft follows counts entries only, and they may be large.
+    async fn bound_log(&self) {
+        let bytes_max = self.inner.config.compaction.log_bytes_max;
+        loop {
+            P::Runtime::sleep(PING_EVERY).await;
+            let Some(upto) = self.inner.log.excess(bytes_max) else { continue };
+            let raft = &self.inner.raft;
+            let snapshot = raft.metrics().borrow_watched().snapshot.as_ref().map(|id| id.index);
+            let done = match snapshot {
+                // Half of it, so that this is not to be done again at once.
+                Some(index) if index >= upto => {
+                    let upto = self.inner.log.excess(bytes_max / 2).unwrap_or(upto).min(index);
+                    raft.trigger().purge_log(upto).await
+                }
+                _ => raft.trigger().snapshot().await,
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn ping_peers(&self) {
         loop {
             let peers: Vec<(NodeId, Target)> = {
@@ -98,9 +124,19 @@ impl<P: Platform> Node<P> {
             let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
             let answers = join_all(pings).await;
             {
-                let mut reachable = lock(&self.inner.reachable);
-                reachable.clear();
-                reachable.extend(peers.iter().zip(answers).map(|((id, _), answer)| (*id, answer.is_ok())));
+                let mut seen = lock(&self.inner.seen);
+                seen.retain(|id, _| peers.iter().any(|(peer, _)| peer == id));
+                for ((id, _), answer) in peers.iter().zip(answers) {
+                    let peer = seen.entry(*id).or_default();
+                    if std::mem::replace(&mut peer.reachable, answer.is_ok()) != answer.is_ok() {
+                        tracing::info!(peer = %id, reachable = answer.is_ok(), "peer");
+                    }
+                    if let Ok(Response::Founding(bytes)) = answer
+                        && let Ok(card) = Card::decode(bytes)
+                    {
+                        peer.api_addrs = card.api_addrs;
+                    }
+                }
             }
             P::Runtime::sleep(PING_EVERY).await;
         }

@@ -184,6 +184,11 @@ impl fmt::Debug for RedbView {
 }
 
 impl RedbView {
+    /// From now on nothing is written to the file.
+    pub(crate) fn fence(&self) {
+        self.file.fence.store(true, Ordering::Release);
+    }
+
     fn new(file: Arc<OpenFile>) -> Result<Self, StoreError> {
         let read = file.database().begin_read().at(&file.path)?;
         let table = read.open_table(STATE).at(&file.path)?;

@@ -110,11 +110,15 @@ impl Disk for RealDisk {
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
         fs::create_dir_all(dir)?;
-        for dir in missing {
+        // All the way up: a kill may have come between an earlier creation and its sync.
+        for dir in dir.ancestors().filter(|dir| !dir.as_os_str().is_empty()) {
             let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            self.sync_dir(parent)?;
+            match self.sync_dir(parent) {
+                // Directories that are not ours to open were there before us.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => break,
+                other => other?,
+            }
         }
         Ok(())
     }

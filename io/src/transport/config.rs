@@ -33,7 +33,8 @@ pub struct TransportConfig {
     pub append_bytes_max: usize,
     /// How many streams a peer may have open on one connection. Default 64.
     pub streams_max: usize,
-    /// How many requests of one connection are worked on together; more are refused. Default 256.
+    /// How many requests of one connection are worked on together; more are refused, unless they are Raft's. Default
+    /// 8192, as many as a node takes from its own clients.
     pub requests_max: usize,
     /// How many accepted connections may be in the handshake. Default 64.
     pub handshakes_max: usize,
@@ -72,7 +73,7 @@ impl Default for TransportConfig {
             stream_bytes_max: 4 * 1024 * 1024,
             append_bytes_max: 1024 * 1024,
             streams_max: 64,
-            requests_max: 256,
+            requests_max: 8192,
             handshakes_max: 64,
             connections_max: 1024,
             append_idle_ms: 2000,

@@ -413,7 +413,10 @@ fn start_call<R: AsyncRuntime, S: PeerService>(
     id: u64,
     request: Request,
 ) {
-    if connection.in_flight.fetch_add(1, Ordering::SeqCst) >= context.config.requests_max {
+    // Raft's own requests are few, and must not starve behind those of clients.
+    let of_raft = !matches!(request, Request::Write(_) | Request::ReadIndex | Request::Founding(_));
+    let under_way = connection.in_flight.fetch_add(1, Ordering::SeqCst);
+    if !of_raft && under_way >= context.config.requests_max {
         connection.in_flight.fetch_sub(1, Ordering::SeqCst);
         return connection.respond(id, &Response::Failed(Failure::not_applied(Fault::Overloaded)));
     }
