@@ -16,6 +16,26 @@
 //! [`platform::Machine`] ties the three together and is where the order of a kill is right once: first the network
 //! and the disk stop listening to the old process, then its tasks are dropped.
 //!
+//! # A run is data
+//!
+//! ```text
+//!  seed ──plan::Plan::draw──► Plan ─────────run::run─────────► Report            sweep::sweep: many, on threads
+//!                             nodes, settings,                 verdict, hash,    sweep::explain: what failed, the
+//!                             workload, faults                 history, figures  plan, the command that repeats it
+//!
+//!  in run():  cluster boots production's nodes ── clients use production's router ── nemesis makes the faults happen
+//!                  └──────── witness: observations of logs, votes, applies, metrics ────────┘
+//!             heal everything → every node must serve and catch up → compare logs and states → judge the history
+//! ```
+//!
+//! A plan prints as text and holds everything that is drawn ahead; what is random while it runs comes from the same
+//! seed. The oracles are in [`check`], one property each with its source: the safety properties of Raft over what the
+//! witness observed ([`check::raft`]), and the clients' history by two checkers that share nothing
+//! ([`check::revision_order`], [`check::linearizability`]). A run also fails if a node panics, refuses to start or stops
+//! by itself, or if the healed cluster does not serve in time. The first violation is the verdict.
+//!
+//! The command line is `sim sweep`, `sim replay`, `sim plan`: see `src/main.rs`.
+//!
 //! # What makes a run repeatable
 //!
 //! A run is a function of its seed. The entropy sources and how each is closed:
