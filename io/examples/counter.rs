@@ -1,7 +1,11 @@
 //! A replicated counter on three nodes in one process: tells who leads, loses the leader on purpose, and counts on.
 //!
 //! `cargo run -p quorate-io --example counter`
-#![allow(clippy::disallowed_macros, clippy::disallowed_methods, reason = "an application: it prints, and lives on tokio")]
+#![allow(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    reason = "an application: it prints, and lives on tokio"
+)]
 
 use bytes::Bytes;
 use quorate_core::founding::FoundingList;
@@ -43,7 +47,11 @@ async fn count() -> Result<(), Error> {
         tokio::spawn(async move {
             while let Some(now) = leadership.changed().await {
                 let leader = now.leader.map_or("nobody".to_owned(), |id| id.to_string());
-                println!("{name}: in term {} {leader} leads{}", now.term, if now.is_local { ": that is me" } else { "" });
+                println!(
+                    "{name}: in term {} {leader} leads{}",
+                    now.term,
+                    if now.is_local { ": that is me" } else { "" }
+                );
             }
         });
         nodes.push(node);
