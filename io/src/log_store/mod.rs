@@ -8,6 +8,8 @@
 
 mod open;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};

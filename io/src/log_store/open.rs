@@ -1,5 +1,6 @@
 //! Opens the log of a data directory: scan, decide, make the recovered state durable.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -126,10 +127,9 @@ fn recover_dir<P: Platform>(
     }
     let mut files = BTreeMap::new();
     for (_, place, _) in &entries {
-        if !files.contains_key(&place.segment) {
+        if let Entry::Vacant(vacant) = files.entry(place.segment) {
             let path = dir.join(segment_name(place.segment));
-            let file = disk.open(&path, OpenMode::Read).map_err(|e| io_error(&path, e))?;
-            files.insert(place.segment, Arc::new(file));
+            vacant.insert(Arc::new(disk.open(&path, OpenMode::Read).map_err(|e| io_error(&path, e))?));
         }
     }
     files.extend(segments.take_created());

@@ -56,6 +56,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Longest wait for another node to take leadership over when a leader stops.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
+/// How stopping ended, once it has.
+type Finished = Option<Result<(), StopError>>;
+
 /// What a node's tasks share.
 pub(crate) struct Inner<P: Platform> {
     config: NodeConfig,
@@ -75,7 +78,7 @@ pub(crate) struct Inner<P: Platform> {
     /// The first failure; the node has then stopped.
     failure: Mutex<WatchSenderOf<Types<P::Runtime>, Option<StopError>>>,
     /// How stopping ended, once it has.
-    finished: Mutex<WatchSenderOf<Types<P::Runtime>, Option<Result<(), StopError>>>>,
+    finished: Mutex<WatchSenderOf<Types<P::Runtime>, Finished>>,
     /// Turns `true` when the background tasks should end.
     shutdown: Mutex<WatchSenderOf<Types<P::Runtime>, bool>>,
     /// Held as long as the node uses the directory.

@@ -226,7 +226,7 @@ impl<P: Platform> Node<P> {
         let asked = self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex);
         match P::Runtime::timeout(timeout, asked).await {
             Err(_) => Attempt::Again(Reason::Timeout),
-            Ok(Ok((index, _))) => Attempt::Done(log_id_from(&index.log_id())),
+            Ok(Ok((index, _))) => Attempt::Done(log_id_from(index.log_id())),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Attempt::Again(forwarded(&to)),
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(e)))) => {
                 Attempt::Again(Reason::Unreachable(e.to_string()))

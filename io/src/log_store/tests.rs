@@ -1,0 +1,187 @@
+//! The log store against openraft's own suite, and what that suite does not ask: restarts, the cache, errors.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
+use openraft::{RaftLogReader, StorageError};
+use openraft_rt::AsyncRuntime;
+use quorate_core::identity::FILE_NAME;
+use quorate_core::log::format::{BLOCK_BYTES, LogIdentity};
+use quorate_core::log::writer::LogOptions;
+use quorate_core::{LogId, NodeId, Payload, StateMachine, StateMut};
+
+use super::{LogConfig, LogStore, OpenError, Opened, open};
+use crate::jobs::Jobs;
+use crate::state_machine::{Location, StateMachineStore, StoreConfig};
+use crate::tokio::{RealDisk, TokioPlatform, TokioRuntime};
+use crate::types::{Types, entry_to, log_id_to, raft};
+
+type C = Types<TokioRuntime>;
+
+struct Nothing;
+
+impl StateMachine for Nothing {
+    fn apply(&self, _: LogId, _: &Bytes, _: &mut dyn StateMut) -> Bytes {
+        Bytes::new()
+    }
+}
+
+/// A directory under the system's temporary one, removed at the end.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("quorate-log-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Small segments and next to no cache, so that the suite reads from disk and rolls.
+fn config() -> LogConfig {
+    let options = LogOptions { segment_bytes: 8 * BLOCK_BYTES, batch_bytes_max: 8192 };
+    LogConfig { options, cache_bytes: 300, ..LogConfig::default() }
+}
+
+async fn open_in(dir: &Dir, applied: Option<LogId>) -> Result<Opened<TokioPlatform>, OpenError> {
+    let (durable, _) = C::watch_channel(None);
+    let jobs = Jobs::start(&RealDisk, "log reads");
+    let fresh = LogIdentity { uuid: 77, node_id: NodeId(1) };
+    open(&RealDisk, &jobs, &dir.0, config(), fresh, applied, durable).await
+}
+
+/// A state machine for which any log is durable: the suite builds snapshots of entries that it never appended.
+async fn machine() -> StateMachineStore<TokioPlatform> {
+    let (sender, durable) = C::watch_channel(Some(LogId::new(u64::MAX, u64::MAX)));
+    std::mem::forget(sender);
+    StateMachineStore::open(Location::Memory, StoreConfig::default(), Arc::new(Nothing), durable).await.unwrap()
+}
+
+struct OnDisk;
+struct InMemory;
+
+impl StoreBuilder<C, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>, Dir> for OnDisk {
+    async fn build(&self) -> Result<(Dir, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>), StorageError<C>> {
+        let dir = Dir::new();
+        let opened = open_in(&dir, None).await.unwrap();
+        Ok((dir, opened.store, machine().await))
+    }
+}
+
+impl StoreBuilder<C, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>> for InMemory {
+    async fn build(&self) -> Result<((), LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>), StorageError<C>> {
+        let (durable, _) = C::watch_channel(None);
+        Ok(((), LogStore::in_memory(config(), durable), machine().await))
+    }
+}
+
+#[test]
+fn openraft_suite_on_disk() {
+    TokioRuntime::run(Suite::test_all(OnDisk)).unwrap();
+}
+
+#[test]
+fn openraft_suite_in_memory() {
+    TokioRuntime::run(Suite::test_all(InMemory)).unwrap();
+}
+
+fn entry(term: u64, index: u64) -> raft::Entry {
+    let payload = Payload::Command(Bytes::from(vec![index as u8; 500]));
+    entry_to(quorate_core::Entry { log_id: LogId::new(term, index), payload }).unwrap()
+}
+
+async fn append(store: &mut LogStore<TokioPlatform>, entries: Vec<raft::Entry>) {
+    let (sender, flushed) = C::oneshot();
+    store.append(entries, IOFlushed::signal(sender)).await.unwrap();
+    flushed.await.unwrap().unwrap();
+}
+
+#[test]
+fn a_restart_brings_back_what_was_flushed_and_counts_itself() {
+    TokioRuntime::run(async {
+        let dir = Dir::new();
+        let first = open_in(&dir, None).await.unwrap();
+        assert_eq!((first.boot_epoch, first.has_history), (1, false));
+        let mut store = first.store;
+        append(&mut store, (0..100).map(|i| entry(1, i)).collect()).await;
+        let mut vote = raft::Vote::new(4, NodeId(9));
+        vote.committed = true;
+        store.save_vote(&vote).await.unwrap();
+        store.truncate_after(Some(log_id_to(LogId::new(1, 89)))).await.unwrap();
+        append(&mut store, vec![entry(4, 90)]).await;
+        store.close().await.unwrap();
+        drop(store);
+
+        let again = open_in(&dir, Some(LogId::new(1, 10))).await.unwrap();
+        assert_eq!((again.boot_epoch, again.has_history, again.identity), (2, true, first.identity));
+        let mut store = again.store;
+        let mut reader = store.get_log_reader().await;
+        assert_eq!(reader.read_vote().await.unwrap(), Some(vote));
+        let entries = reader.try_get_log_entries(..).await.unwrap();
+        let expected: Vec<_> = (0..90).map(|i| entry(1, i)).chain([entry(4, 90)]).collect();
+        assert_eq!(entries, expected);
+        assert_eq!(reader.limited_get_log_entries(88, 91).await.unwrap(), expected[88..]);
+    });
+}
+
+#[test]
+fn damage_to_synced_entries_is_refused_with_file_and_offset() {
+    TokioRuntime::run(async {
+        let dir = Dir::new();
+        let mut store = open_in(&dir, None).await.unwrap().store;
+        for index in 0..5 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        store.close().await.unwrap();
+        drop(store);
+        let path = dir.0.join(quorate_core::log::format::segment_name(1));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(500).position(|w| w == [2; 500]).unwrap();
+        bytes[at + 7] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let refused = open_in(&dir, None).await.unwrap_err();
+        let text = refused.to_string();
+        assert!(matches!(refused, OpenError::Damage { .. }), "{text}");
+        assert!(text.contains("log-0000000000000001.seg at offset"), "{text}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is changed");
+
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(open_in(&dir, None).await, Err(OpenError::Damage { .. })), "a lost log is not an empty one");
+        std::fs::write(dir.0.join(FILE_NAME), b"garbage").unwrap();
+        assert!(matches!(open_in(&dir, None).await, Err(OpenError::Identity { .. })));
+    });
+}
+
+#[test]
+fn purged_segments_are_removed_and_closed_ones_give_their_space_back() {
+    TokioRuntime::run(async {
+        let dir = Dir::new();
+        let mut store = open_in(&dir, None).await.unwrap().store;
+        for index in 0..60 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        let segments = || std::fs::read_dir(&dir.0).unwrap().filter(|e| is_segment(e.as_ref().unwrap())).count();
+        let before = segments();
+        store.purge(log_id_to(LogId::new(1, 55))).await.unwrap();
+        append(&mut store, vec![entry(1, 60)]).await;
+        store.close().await.unwrap();
+        assert!(before > 8 && segments() < 4, "{before} segments, then {}", segments());
+    });
+}
+
+fn is_segment(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().to_string_lossy().ends_with(".seg")
+}
