@@ -60,7 +60,7 @@ fn the_example_it_quotes_is_the_tested_one() {
 fn the_flags_it_lists_are_those_there_are() {
     let help = e2e::quorate().arg("--help").output().expect("the binary runs");
     let help = String::from_utf8(help.stdout).expect("UTF-8");
-    let flag = |line: &str| line.trim_start().split_whitespace().find(|word| word.starts_with("--")).map(str::to_owned);
+    let flag = |line: &str| line.split_whitespace().find(|word| word.starts_with("--")).map(str::to_owned);
     let mut there: Vec<String> =
         help.lines().filter(|line| line.trim_start().starts_with('-')).filter_map(flag).collect();
     there.retain(|flag| flag != "--help" && flag != "--version");
