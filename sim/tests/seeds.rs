@@ -67,7 +67,7 @@ fn covers(stats: &Stats) {
         ("runs with 5 nodes", 200),
         ("leaders", 2_000),
         ("snapshots", 1_000),
-        ("snapshots installed", 20),
+        ("snapshots installed", 5),
         ("purges", 500),
         ("torn tails at boot", 50),
         ("forwarded writes", 5_000),
@@ -76,7 +76,7 @@ fn covers(stats: &Stats) {
     }
     for (what, least) in [
         ("operations undone by a kill", 2_000),
-        ("torn writes", 100),
+        ("torn writes", 20),
         ("unsynced sectors lost", 2_000),
         ("unsynced sectors kept", 1_000),
         ("directory entries lost", 100),

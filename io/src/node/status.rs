@@ -7,7 +7,7 @@ use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::type_config::alias::WatchReceiverOf;
 use quorate_core::{ClusterId, MemberStatus, NodeId, Observation, classify};
 
-use super::Node;
+use super::{Node, Seen};
 use crate::jobs::lock;
 use crate::platform::Platform;
 use crate::types::{Types, membership_from};
@@ -127,9 +127,13 @@ impl<P: Platform> Node<P> {
             if self.inner.identity.get().cluster_id == ClusterId::NONE {
                 return Err("the cluster is not founded yet: waiting for the peers of --initial-cluster".to_owned());
             }
-            match self.leadership().current().leader {
-                Some(_) => Ok(()),
-                None => Err("no leader is known".to_owned()),
+            let Some(leader) = self.leadership().current().leader else {
+                return Err("no leader is known".to_owned());
+            };
+            // A follower remembers its last leader until it hears of another one.
+            match lock(&self.inner.seen).get(&leader) {
+                Some(Seen { reachable: false, .. }) => Err("the leader does not answer".to_owned()),
+                _ => Ok(()),
             }
         });
         Health { live, ready }
