@@ -180,15 +180,15 @@ impl Setup {
     fn draw(rng: &mut SplitMix) -> Self {
         let often = rng.chance(600);
         Self {
-            snapshot_every_entries: if often { rng.between(5, 60) } else { rng.between(200, 2_000) },
-            keep_entries: if often { rng.below(20) } else { rng.below(200) },
-            segment_kib: [32, 32, 64, 64, 128, 128, 256, 1024][rng.below(8) as usize],
+            snapshot_every_entries: if often { rng.between(3, 40) } else { rng.between(200, 2_000) },
+            keep_entries: if often { rng.below(8) } else { rng.below(200) },
+            segment_kib: [32, 32, 32, 64, 64, 64, 128, 256][rng.below(8) as usize],
             cache_bytes: if rng.chance(500) { 1 << 20 } else { rng.below(8_000) as usize },
             latency_us: rng.skewed(50, 5_000),
             heartbeat_ms: if rng.chance(400) { 50 } else { rng.between(50, 150) },
             sync_us_max: [(200, 2_000), (2_000, 20_000), (20_000, 50_000)].map(|(low, high)| rng.between(low, high))
                 [[0, 0, 1, 1, 2][rng.below(5) as usize]],
-            us_per_kib: if rng.chance(500) { 0 } else { rng.skewed(1, 500) },
+            us_per_kib: if rng.chance(400) { 0 } else { rng.between(5, 300) },
             sync_stall_per_mille: if rng.chance(300) { rng.between(1, 30) as u32 } else { 0 },
         }
     }
@@ -224,7 +224,7 @@ fn draw_faults(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u64]) 
         weights[10] = 1;
     }
     let every_ms = rng.skewed(100, 3_000);
-    let for_ms_max = rng.skewed(50, 4_000);
+    let for_ms_max = if rng.chance(300) { rng.between(2_000, 6_000) } else { rng.skewed(50, 4_000) };
     let (mut at_ms, mut faults) = (rng.between(100, 2_500), Vec::new());
     while at_ms < heal_ms {
         let kind = draw_kind(rng, &weights, nodes);
