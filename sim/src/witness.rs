@@ -13,7 +13,7 @@ use quorate_io::types::Types;
 
 use crate::check::history::Violation;
 use crate::check::raft::{
-    At, CommittedImmutable, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress, StateMachineEquality,
+    At, CommittedImmutable, DurableVote, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress, StateMachineEquality,
 };
 use crate::check::revision_order::LogWrite;
 use crate::platform::{Drive, SimRuntime, global_now};
@@ -27,6 +27,7 @@ struct Oracles {
     matching: LogMatching,
     immutable: CommittedImmutable,
     monotonic: Monotonic,
+    votes: DurableVote,
     equality: StateMachineEquality,
     /// The effective writes, by revision, as the first replica that applied each tells.
     writes: BTreeMap<u64, LogWrite>,
@@ -113,7 +114,15 @@ impl Witness {
             commit: index(&metrics.local_committed),
             applied: index(&metrics.last_applied),
         };
+        // The last vote whose flush has completed, as storage says: others may have been told of it.
+        let vote = quorate_io::types::vote_from(&metrics.vote);
         self.note(|o| {
+            if vote.term > 0 {
+                o.votes.observe_told(Self::at(node), vote.term);
+                if !vote.committed {
+                    o.monotonic.observe_vote(Self::at(node), vote.term, vote.node.0)?;
+                }
+            }
             if metrics.state == ServerState::Leader {
                 o.election.observe(Self::at(node), metrics.current_term, metrics.id.0)?;
                 o.terms_led = o.terms_led.max(metrics.current_term);
@@ -137,12 +146,13 @@ impl Witness {
         self.lock().snapshots_installed += 1;
     }
 
-    /// The votes on a node's disk: what it could have told anybody is among them.
+    /// The votes on the disk of a node that is down or idle: what it has told anybody is among them.
     pub fn votes(&self, node: u32, drive: &Drive) {
         let segments = drive.files().into_iter().filter_map(|path| {
             let name = path.file_name()?.to_str()?;
             Some((quorate_core::log::format::parse_segment_name(name)?, drive.content(&path)?))
         });
+        let mut term = None;
         for (number, bytes) in segments {
             let facts = scan_segment(number, &bytes.into(), None);
             let found = facts.batches.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
@@ -150,6 +160,7 @@ impl Witness {
                 _ => None,
             });
             for vote in facts.base.as_ref().and_then(|base| base.vote).into_iter().chain(found) {
+                term = term.max(Some(vote.term));
                 self.note(|o| match vote.committed {
                     // Who leads may differ from whom this node voted for.
                     true => o.election.observe(Self::at(node), vote.term, vote.node.0),
@@ -157,6 +168,7 @@ impl Witness {
                 });
             }
         }
+        self.note(|o| o.votes.observe_disk(Self::at(node), term));
     }
 }
 
