@@ -1,5 +1,6 @@
 //! Clients: sequential processes that talk to production's router and remember what they learnt.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,13 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Journal {
     recorder: Arc<Mutex<Recorder>>,
+    forwarded: Arc<AtomicU64>,
     trace: Trace,
 }
 
 impl Journal {
     /// An empty one.
     pub fn new(trace: Trace) -> Self {
-        Self { recorder: Arc::default(), trace }
+        Self { recorder: Arc::default(), forwarded: Arc::default(), trace }
     }
 
     fn invoke(&self, client: u64, op: Op) -> usize {
@@ -45,6 +47,11 @@ impl Journal {
         let (at, numbers) = (global_now(), [client, index as u64]);
         self.trace.event(Event { at, node: 0, kind: "client", subject: "", numbers, payload: text.as_bytes() });
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner).complete(index, global_now(), outcome);
+    }
+
+    /// Acknowledged writes that were sent to a node that did not lead.
+    pub fn forwarded(&self) -> u64 {
+        self.forwarded.load(Ordering::Relaxed)
     }
 
     /// Everything that was recorded.
@@ -69,9 +76,9 @@ impl Client {
         Self { number, journal, rng: SplitMix::labelled(seed, &format!("client {number}")), serial: 0 }
     }
 
-    /// Draws the next pause.
+    /// Draws the next pause within a burst.
     pub fn pause(&mut self, workload: &Workload) -> Duration {
-        Duration::from_micros(self.rng.skewed(100, workload.pause_ms_max * 1000))
+        Duration::from_micros(self.rng.skewed(1, workload.pause_ms_max * 1000))
     }
 
     /// Draws a node.
@@ -110,6 +117,7 @@ impl Client {
         SimRuntime::sleep(Duration::from_micros(self.rng.skewed(50, 2_000))).await;
         let (sender, receiver) = oneshot::channel();
         let (app, request) = (live.app.clone(), op.clone());
+        let forwarded = op.is_write() && !live.node.leadership().current().is_local;
         let task = machine.spawn(async move {
             // Nobody may be waiting any more.
             let _ = sender.send(ask(app, request).await);
@@ -124,6 +132,9 @@ impl Client {
             },
         };
         SimRuntime::sleep(Duration::from_micros(self.rng.skewed(50, 2_000))).await;
+        if forwarded && matches!(outcome, Outcome::Put { .. } | Outcome::Delete { .. }) {
+            self.journal.forwarded.fetch_add(1, Ordering::Relaxed);
+        }
         self.journal.complete(self.number, index, outcome.clone());
         outcome
     }

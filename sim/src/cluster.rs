@@ -9,6 +9,7 @@ use axum::Router;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftLogReader, storage::RaftLogStorage};
 use openraft_rt::AsyncRuntime;
+use quorate_core::config::Timing;
 use quorate_core::founding::FoundingList;
 use quorate_core::kv::Limits;
 use quorate_io::{Node, NodeConfig, Storage};
@@ -67,6 +68,7 @@ pub struct Cluster {
     /// In order, from node 1.
     pub members: Vec<Member>,
     witness: Witness,
+    canary: bool,
 }
 
 impl Cluster {
@@ -74,7 +76,9 @@ impl Cluster {
     pub fn new(plan: &Plan, witness: Witness, trace_keep: usize) -> Self {
         let disk = DiskProfile {
             sync_ns_max: plan.setup.sync_us_max * 1_000,
-            sync_ns_min: (plan.setup.sync_us_max * 200).min(50_000),
+            sync_ns_min: plan.setup.sync_us_max * 200,
+            write_ns_per_kib: 60 + plan.setup.us_per_kib * 1_000,
+            flush_ns_per_kib: 500 + plan.setup.us_per_kib * 1_000,
             stall_per_mille: plan.setup.sync_stall_per_mille,
             stall_ns_max: 200_000_000,
             ..DiskProfile::default()
@@ -88,7 +92,7 @@ impl Cluster {
             boots: 0,
         });
         let members = members.collect();
-        Self { world, members, witness }
+        Self { world, members, witness, canary: plan.canary }
     }
 
     /// Starts every process that is not running.
@@ -107,11 +111,12 @@ impl Cluster {
         member.boots += 1;
         *member.slot() = None;
         let (number, incarnation) = (member.machine.node(), member.boots);
-        self.witness.votes(number, member.machine.drive());
+        self.witness.booting(number, member.machine.drive());
+        let twice = self.canary && number == 1;
         let (config, live, witness) = (member.config.clone(), member.live.clone(), self.witness.clone());
         let machine = member.machine.clone();
         drop(member.machine.boot(move |platform| async move {
-            let observed = ObservedKv { node: number, witness: witness.clone() };
+            let observed = ObservedKv { node: number, witness: witness.clone(), twice };
             let node = match Node::start(platform, config, observed).await {
                 Ok(node) => node,
                 Err(error) => {
@@ -203,6 +208,8 @@ fn config(plan: &Plan, number: u32) -> NodeConfig {
     let mut config = NodeConfig::new(&name, Storage::Dir(Path::new("/data").into()), &addr(number));
     config.founding = FoundingList { token: "simulated".to_owned(), members };
     config.api_addrs = vec![format!("n{number}:8080")];
+    let heartbeat = plan.setup.heartbeat_ms;
+    config.timing = Timing::new(heartbeat, 5 * heartbeat, 10 * heartbeat).expect("the ratios are valid");
     config.request_timeout = Duration::from_secs(3);
     config.compaction.snapshot_every_entries = plan.setup.snapshot_every_entries;
     config.compaction.keep_entries = plan.setup.keep_entries;

@@ -28,7 +28,7 @@
 //! | randomness of disks and links | one [`SplitMix`] stream for each disk and each link, derived from the seed and a label |
 //! | iteration order | `BTreeMap` only |
 //! | threads | none: `spawn_blocking` runs inline, a disk worker is a task |
-//! | state that outlives a run | no statics, no thread locals |
+//! | state that outlives a run | no statics; one thread local, the clock of the thread's only run |
 //!
 //! [`Trace`] is the witness: a rolling hash over what took effect, when and where. Two runs of a seed must agree in
 //! it, in the same process and in another.

@@ -1,4 +1,5 @@
-//! The simulator's command line. Exit code 0: clean; 1: a property was violated; 2: wrong usage.
+//! The simulator's command line. Exit code 0: clean; 1: a property was violated; 2: wrong usage,
+//! or the harness itself failed.
 
 #[cfg(madsim)]
 fn main() -> std::process::ExitCode {
@@ -12,6 +13,7 @@ fn main() {}
 mod command {
     use std::ops::Range;
     use std::process::ExitCode;
+    use std::time::{Duration, Instant};
 
     use clap::{Parser, Subcommand};
     use sim::plan::Plan;
@@ -51,6 +53,12 @@ mod command {
             #[arg(long, default_value_t = 0)]
             tail: usize,
         },
+        /// Run a seed with a bug on purpose: this must fail, or the oracles are blind.
+        Canary {
+            /// The seed
+            #[arg(long, default_value_t = 0)]
+            seed: u64,
+        },
         /// Print what a seed does, without running it.
         Plan {
             /// The seed
@@ -64,37 +72,68 @@ mod command {
         if parsed.is_empty() { Err("the range is empty".to_owned()) } else { Ok(parsed) }
     }
 
+    /// A violation is an answer; a harness that panics has none.
     pub(super) fn main() -> ExitCode {
-        match Args::parse().command {
-            Command::Plan { seed } => print!("{}", Plan::draw(seed)),
-            Command::Replay { seed, tail } => {
-                let plan = Plan::draw(seed);
-                print!("{plan}");
-                let report = run(&plan, tail);
-                report.tail.iter().for_each(|line| println!("{line}"));
-                println!("{:#?}", report.stats);
-                println!("hash {:016x} over {} events", report.hash, report.events);
-                if report.violation.is_some() {
-                    println!("{}", explain(&report));
-                    return ExitCode::from(1);
-                }
+        let command = Args::parse().command;
+        std::panic::catch_unwind(|| execute(command)).unwrap_or(ExitCode::from(2))
+    }
+
+    fn replay(plan: &Plan, tail: usize) -> ExitCode {
+        print!("{plan}");
+        let report = run(plan, tail);
+        report.tail.iter().for_each(|line| println!("{line}"));
+        println!("{:#?}", report.stats);
+        println!("hash {:016x} over {} events", report.hash, report.events);
+        println!("{}", explain(&report));
+        ExitCode::from(u8::from(report.violation.is_some()))
+    }
+
+    /// Says every few seconds how far a sweep is.
+    struct Progress {
+        all: u64,
+        failed: u64,
+        began: Instant,
+        said: Duration,
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a sweep is outside of every run: it may look at the clock")]
+    impl Progress {
+        fn new(all: u64) -> Self {
+            Self { all, failed: 0, began: Instant::now(), said: Duration::ZERO }
+        }
+
+        fn tell(&mut self, done: u64) {
+            let elapsed = self.began.elapsed();
+            if elapsed - self.said < Duration::from_secs(5) && done < self.all {
+                return;
             }
+            self.said = elapsed;
+            let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
+            let left = (self.all - done) as f64 / rate;
+            let Self { all, failed, .. } = self;
+            eprintln!("{done} of {all} seeds, {failed} failed, {rate:.1} seeds/s, {left:.0} s left");
+        }
+    }
+
+    fn execute(command: Command) -> ExitCode {
+        match command {
+            Command::Plan { seed } => print!("{}", Plan::draw(seed)),
+            Command::Replay { seed, tail } => return replay(&Plan::draw(seed), tail),
+            Command::Canary { seed } => return replay(&Plan { canary: true, ..Plan::draw(seed) }, 0),
             Command::Sweep { seeds, jobs, fail_fast, hashes } => {
-                let all = seeds.end - seeds.start;
-                let step = (all / 20).max(1);
+                let mut progress = Progress::new(seeds.end - seeds.start);
                 let summary = sweep(seeds, jobs, |report, done| {
                     if hashes {
                         println!("seed {} hash {:016x}", report.seed, report.hash);
                     }
                     if report.violation.is_some() {
                         println!("{}", explain(report));
+                        progress.failed += 1;
                         if fail_fast {
                             std::process::exit(1);
                         }
                     }
-                    if done % step == 0 {
-                        eprintln!("{done} of {all} seeds");
-                    }
+                    progress.tell(done);
                 });
                 println!("{}", summary.figures());
                 if !summary.failures.is_empty() {

@@ -94,6 +94,9 @@ fn begin(cluster: &mut Cluster, fault: &Fault) -> Option<Ending> {
         }
         FaultKind::Kill(victim) => Some(down(cluster, vec![index(victim)], false)),
         FaultKind::PowerLoss(victim) => Some(down(cluster, vec![index(victim)], true)),
+        FaultKind::PowerLossMajority(nodes) => {
+            Some(down(cluster, nodes.iter().map(|node| *node as usize - 1).collect(), true))
+        }
         FaultKind::PowerLossAll => Some(down(cluster, (0..nodes as usize).collect(), true)),
         FaultKind::KillAll => Some(down(cluster, (0..nodes as usize).collect(), false)),
         FaultKind::Pause(victim) => {

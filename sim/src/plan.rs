@@ -23,6 +23,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// When the faults end and everything heals, in milliseconds.
     pub heal_ms: u64,
+    /// Node 1 applies some commands twice: a bug on purpose, to see that it is found. Never drawn.
+    pub canary: bool,
 }
 
 /// Settings of the nodes that the simulator varies.
@@ -38,8 +40,12 @@ pub struct Setup {
     pub cache_bytes: usize,
     /// One way over a link takes at least this, in microseconds.
     pub latency_us: u64,
+    /// Milliseconds between heartbeats; election timeouts are five to ten times that.
+    pub heartbeat_ms: u64,
     /// A sync takes at most about this, in microseconds.
     pub sync_us_max: u64,
+    /// A write, and what a sync has to write, take so long for each KiB, in microseconds.
+    pub us_per_kib: u64,
     /// How many of 1000 syncs stall, for up to 200 ms.
     pub sync_stall_per_mille: u32,
 }
@@ -51,7 +57,11 @@ pub struct Workload {
     pub clients: u32,
     /// Distinct keys.
     pub keys: u32,
-    /// Longest pause between two operations of a client, in milliseconds.
+    /// When all clients begin to work, in milliseconds; between these bursts they rest.
+    pub bursts_ms: Vec<u64>,
+    /// Operations of a client in a burst.
+    pub burst_ops: u32,
+    /// Longest pause between two operations of a burst, in milliseconds.
     pub pause_ms_max: u64,
     /// Of 1000 operations so many are reads.
     pub read_per_mille: u32,
@@ -106,6 +116,8 @@ pub enum FaultKind {
     Kill(Victim),
     /// The power fails; unsynced writes are lost in part. The process starts again when it ends.
     PowerLoss(Victim),
+    /// The power fails at these nodes, a majority, at one instant.
+    PowerLossMajority(Vec<u32>),
     /// The power fails everywhere.
     PowerLossAll,
     /// `kill -9` everywhere.
@@ -132,6 +144,7 @@ impl FaultKind {
             Self::Kill(_) => "kill",
             Self::PowerLoss(Victim::Leader) => "power loss of leader",
             Self::PowerLoss(_) => "power loss",
+            Self::PowerLossMajority(_) => "power loss of majority",
             Self::PowerLossAll => "power loss of all",
             Self::KillAll => "kill all",
             Self::Pause(Victim::Leader) => "pause leader",
@@ -142,21 +155,23 @@ impl FaultKind {
 }
 
 /// The classes a run may have, as the drawing sees them.
-const CLASSES: u64 = 17;
+const CLASSES: u64 = 18;
 
 impl Plan {
     /// Draws a plan.
     pub fn draw(seed: u64) -> Self {
         let mut shape = SplitMix::labelled(seed, "shape");
         let nodes = if shape.chance(600) { 3 } else { 5 };
-        let heal_ms = shape.between(4_000, 12_000);
+        let heal_ms = shape.between(5_000, 15_000);
+        let workload = Workload::draw(&mut SplitMix::labelled(seed, "workload"), heal_ms);
         Self {
             seed,
             nodes,
             setup: Setup::draw(&mut SplitMix::labelled(seed, "setup")),
-            workload: Workload::draw(&mut SplitMix::labelled(seed, "workload")),
-            faults: draw_faults(&mut SplitMix::labelled(seed, "faults"), nodes, heal_ms),
+            faults: draw_faults(&mut SplitMix::labelled(seed, "faults"), nodes, heal_ms, &workload.bursts_ms),
+            workload,
             heal_ms,
+            canary: false,
         }
     }
 }
@@ -165,45 +180,63 @@ impl Setup {
     fn draw(rng: &mut SplitMix) -> Self {
         let often = rng.chance(600);
         Self {
-            snapshot_every_entries: if often { rng.between(5, 60) } else { rng.between(200, 2_000) },
-            keep_entries: if often { rng.below(20) } else { rng.below(200) },
-            segment_kib: [32, 64, 256, 1024][rng.below(4) as usize],
+            snapshot_every_entries: if often { rng.between(3, 40) } else { rng.between(200, 2_000) },
+            keep_entries: if often { rng.below(8) } else { rng.below(200) },
+            segment_kib: [32, 32, 32, 64, 64, 64, 128, 256][rng.below(8) as usize],
             cache_bytes: if rng.chance(500) { 1 << 20 } else { rng.below(8_000) as usize },
             latency_us: rng.skewed(50, 5_000),
-            sync_us_max: rng.skewed(200, 20_000),
+            heartbeat_ms: if rng.chance(400) { 50 } else { rng.between(50, 150) },
+            sync_us_max: [(200, 2_000), (2_000, 20_000), (20_000, 50_000)].map(|(low, high)| rng.between(low, high))
+                [[0, 0, 1, 1, 2][rng.below(5) as usize]],
+            us_per_kib: if rng.chance(400) { 0 } else { rng.between(5, 300) },
             sync_stall_per_mille: if rng.chance(300) { rng.between(1, 30) as u32 } else { 0 },
         }
     }
 }
 
 impl Workload {
-    fn draw(rng: &mut SplitMix) -> Self {
+    fn draw(rng: &mut SplitMix, heal_ms: u64) -> Self {
+        let clients = rng.between(2, 10);
+        let mut bursts_ms: Vec<u64> = (0..rng.between(2, 10)).map(|_| rng.between(500, heal_ms - 200)).collect();
+        bursts_ms.sort_unstable();
+        let operations = rng.between(60, 300);
         Self {
-            clients: rng.between(2, 8) as u32,
+            clients: clients as u32,
             keys: rng.between(1, 8) as u32,
-            pause_ms_max: rng.skewed(5, 300),
+            burst_ops: (operations / (clients * bursts_ms.len() as u64)).max(1) as u32,
+            bursts_ms,
+            pause_ms_max: if rng.chance(500) { 0 } else { rng.skewed(1, 400) },
             read_per_mille: rng.between(100, 700) as u32,
             stale_per_mille: if rng.chance(500) { 200 } else { 0 },
             delete_per_mille: rng.between(0, 300) as u32,
-            padding_bytes: if rng.chance(200) { rng.skewed(100, 8_000) as usize } else { 0 },
+            padding_bytes: if rng.chance(400) { rng.skewed(200, 16_000) as usize } else { 0 },
         }
     }
 }
 
-fn draw_faults(rng: &mut SplitMix, nodes: u32, heal_ms: u64) -> Vec<Fault> {
+/// How long after the beginning of a burst a fault that goes for it comes, in milliseconds.
+const IN_BURST_MS: u64 = 120;
+
+/// Half of the faults come when clients are busy: what they break is under way then.
+fn draw_faults(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u64]) -> Vec<Fault> {
     let mut weights: Vec<u64> = (0..CLASSES).map(|_| if rng.chance(450) { rng.between(1, 10) } else { 0 }).collect();
     if weights.iter().all(|w| *w == 0) {
         weights[10] = 1;
     }
     let every_ms = rng.skewed(100, 3_000);
-    let for_ms_max = rng.skewed(50, 4_000);
+    let for_ms_max = if rng.chance(300) { rng.between(2_000, 6_000) } else { rng.skewed(50, 4_000) };
     let (mut at_ms, mut faults) = (rng.between(100, 2_500), Vec::new());
     while at_ms < heal_ms {
         let kind = draw_kind(rng, &weights, nodes);
-        let for_ms = rng.skewed(5, for_ms_max).min(heal_ms - at_ms);
-        faults.push(Fault { at_ms, for_ms, kind });
+        let begins = match rng.chance(500) {
+            true => bursts_ms[rng.below(bursts_ms.len() as u64) as usize] + rng.skewed(1, IN_BURST_MS),
+            false => at_ms,
+        };
+        let for_ms = rng.skewed(5, for_ms_max).min(heal_ms - begins);
+        faults.push(Fault { at_ms: begins, for_ms, kind });
         at_ms += rng.between(1, 2 * every_ms);
     }
+    faults.sort_by_key(|fault| fault.at_ms);
     faults
 }
 
@@ -232,7 +265,8 @@ fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> FaultKind {
         12 => FaultKind::PowerLoss(Victim::Leader),
         13 => FaultKind::PowerLossAll,
         14 => FaultKind::KillAll,
-        15 => FaultKind::Pause(if rng.chance(500) { Victim::Leader } else { Victim::Node(node) }),
+        15 => FaultKind::PowerLossMajority(some_nodes(rng, nodes, nodes / 2 + 1)),
+        16 => FaultKind::Pause(if rng.chance(500) { Victim::Leader } else { Victim::Node(node) }),
         _ => FaultKind::DiskStall(if rng.chance(500) { Victim::Leader } else { Victim::Node(node) }),
     }
 }
@@ -243,6 +277,10 @@ fn some_nodes(rng: &mut SplitMix, nodes: u32, count: u32) -> Vec<u32> {
         all.remove(rng.below(all.len() as u64) as usize);
     }
     all
+}
+
+fn names(nodes: &[u32]) -> String {
+    nodes.iter().map(|n| format!("n{n}")).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Victim {
@@ -257,10 +295,7 @@ impl fmt::Display for Victim {
 impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Partition(side) => {
-                let names: Vec<String> = side.iter().map(|n| format!("n{n}")).collect();
-                write!(f, "partition {} from the others", names.join(" "))
-            }
+            Self::Partition(side) => write!(f, "partition {} from the others", names(side)),
             Self::IsolateLeader => f.write_str("isolate the leader"),
             Self::OneWay(from, to) => write!(f, "block n{from} -> n{to}"),
             Self::LeaderHalfDeaf(true) => f.write_str("block everything from the leader"),
@@ -271,6 +306,7 @@ impl fmt::Display for FaultKind {
             Self::Reset(a, b) => write!(f, "reset n{a} <-> n{b}"),
             Self::Kill(victim) => write!(f, "kill {victim}"),
             Self::PowerLoss(victim) => write!(f, "power loss at {victim}"),
+            Self::PowerLossMajority(nodes) => write!(f, "power loss at {}", names(nodes)),
             Self::PowerLossAll => f.write_str("power loss everywhere"),
             Self::KillAll => f.write_str("kill everybody"),
             Self::Pause(victim) => write!(f, "pause {victim}"),
@@ -282,6 +318,9 @@ impl fmt::Display for FaultKind {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}: {} nodes, heals at {} ms", self.seed, self.nodes, self.heal_ms)?;
+        if self.canary {
+            writeln!(f, "  a bug on purpose: n1 applies some commands twice")?;
+        }
         writeln!(f, "  {:?}", self.setup)?;
         writeln!(f, "  {:?}", self.workload)?;
         for fault in &self.faults {
@@ -308,7 +347,7 @@ mod tests {
     fn some_seed_draws_each_class_and_some_seed_lacks_it() {
         let plans: Vec<Plan> = (0..300).map(Plan::draw).collect();
         let classes: BTreeSet<&str> = plans.iter().flat_map(|p| &p.faults).map(|f| f.kind.class()).collect();
-        assert_eq!(classes.len(), 17, "{classes:?}");
+        assert_eq!(classes.len(), 18, "{classes:?}");
         for class in classes {
             let lacks = |plan: &&Plan| plan.faults.iter().all(|f| f.kind.class() != class);
             assert!(plans.iter().filter(lacks).count() > 20, "{class} is nearly everywhere");
@@ -321,7 +360,7 @@ mod tests {
             for fault in &plan.faults {
                 assert!(fault.at_ms + fault.for_ms <= plan.heal_ms);
                 let named = match &fault.kind {
-                    FaultKind::Partition(side) => side.clone(),
+                    FaultKind::Partition(nodes) | FaultKind::PowerLossMajority(nodes) => nodes.clone(),
                     FaultKind::OneWay(a, b)
                     | FaultKind::Link(a, b)
                     | FaultKind::Stall(a, b)

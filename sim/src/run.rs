@@ -14,12 +14,15 @@ use crate::cluster::{Cluster, Door, Member};
 use crate::nemesis;
 use crate::plan::Plan;
 use crate::platform::{DiskCounters, NetCounters, SimRuntime, global_now, run as in_simulation};
-use crate::witness::Witness;
+use crate::witness::{Seen, Witness};
 
 /// The cluster must serve through every node so soon after everything healed.
 const LIVENESS_WITHIN: Duration = Duration::from_secs(20);
 /// Steps that the search for a linearization may take for each key.
 const SEARCH_STEPS: u64 = 200_000;
+
+/// A client that finds nobody waits so long before it goes on.
+const REFUSED: Duration = Duration::from_millis(5);
 
 /// After healing, every node serves and catches up in bounded time.
 pub const LIVENESS: &str = "liveness after healing";
@@ -41,8 +44,8 @@ pub struct Stats {
     pub faults: BTreeMap<&'static str, u64>,
     /// Processes that were started again.
     pub restarts: u64,
-    /// Terms that had a leader, at the least.
-    pub terms: u64,
+    /// How often the runs reached what they are meant to reach.
+    pub reached: BTreeMap<&'static str, u64>,
     /// Keys whose search for a linearization ran out of steps.
     pub inconclusive: u64,
     /// What happened to the disks.
@@ -56,6 +59,8 @@ pub struct Stats {
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// What was run.
+    pub plan: Plan,
     /// The hash over everything that took effect: see [`crate::Trace`].
     pub hash: u64,
     /// How many events went into it.
@@ -72,16 +77,17 @@ pub struct Report {
 
 /// Runs a plan. `trace_keep` of the last events are kept as text.
 pub fn run(plan: &Plan, trace_keep: usize) -> Report {
-    let (seed, plan) = (plan.seed, plan.clone());
+    let (seed, run) = (plan.seed, plan.clone());
     let caught = catch_unwind(AssertUnwindSafe(move || {
-        in_simulation(seed, move || async move { execute(plan, trace_keep).await })
+        in_simulation(seed, move || async move { execute(run, trace_keep).await })
     }));
     caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
         let violation = Some(Violation::new(NO_PANIC, text, vec![]));
         let stats = Stats::default();
-        Report { seed, hash: 0, events: 0, violation, history: Vec::new(), stats, tail: Vec::new() }
+        let (plan, history, tail) = (plan.clone(), Vec::new(), Vec::new());
+        Report { seed, plan, hash: 0, events: 0, violation, history, stats, tail }
     })
 }
 
@@ -123,7 +129,7 @@ async fn execute(plan: Plan, trace_keep: usize) -> Report {
             _ => stats.acknowledged += 1,
         }
     }
-    stats.terms = witness.counts().0;
+    stats.reached = reached(&witness.seen(), &journal, plan.nodes);
     for member in &cluster.members {
         add_disk(&mut stats.disk, &member.machine.drive().counters());
     }
@@ -132,17 +138,41 @@ async fn execute(plan: Plan, trace_keep: usize) -> Report {
     let (hash, events, tail) = (trace.hash(), trace.events(), trace.tail());
     let violation = witness.violation();
     let history = if violation.is_some() { history } else { Vec::new() };
-    Report { seed: plan.seed, hash, events, violation, history, stats, tail }
+    Report { seed: plan.seed, plan, hash, events, violation, history, stats, tail }
 }
 
 async fn work(mut client: Client, plan: Plan, doors: Vec<Door>, until_ns: u64) {
-    while global_now() < until_ns {
-        SimRuntime::sleep(client.pause(&plan.workload)).await;
-        let (machine, live) = &doors[client.node(doors.len())];
-        let Some(live) = live() else { continue };
-        let op = client.draw(&plan.workload);
-        client.perform(machine, &live, op).await;
+    for begins_ms in &plan.workload.bursts_ms {
+        let rest = (begins_ms * 1_000_000).saturating_sub(global_now());
+        SimRuntime::sleep(Duration::from_nanos(rest)).await;
+        for _ in 0..plan.workload.burst_ops {
+            if global_now() >= until_ns {
+                return;
+            }
+            SimRuntime::sleep(client.pause(&plan.workload)).await;
+            let (machine, live) = &doors[client.node(doors.len())];
+            let Some(live) = live() else {
+                SimRuntime::sleep(REFUSED).await;
+                continue;
+            };
+            let op = client.draw(&plan.workload);
+            client.perform(machine, &live, op).await;
+        }
     }
+}
+
+fn reached(seen: &Seen, journal: &Journal, nodes: u32) -> BTreeMap<&'static str, u64> {
+    BTreeMap::from([
+        (if nodes == 3 { "runs with 3 nodes" } else { "runs with 5 nodes" }, 1),
+        ("terms", seen.terms),
+        ("leaders", seen.leaders.len() as u64),
+        ("snapshots", seen.snapshots),
+        ("snapshots installed", seen.installed),
+        ("purges", seen.purges),
+        ("torn tails at boot", seen.torn_tails),
+        ("logs that got shorter", seen.truncations),
+        ("forwarded writes", journal.forwarded()),
+    ])
 }
 
 /// Demands that a write through every node succeeds and that all nodes then hold the same.

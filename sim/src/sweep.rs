@@ -64,9 +64,13 @@ impl Summary {
         sum.unknown += one.unknown;
         sum.not_applied += one.not_applied;
         sum.restarts += one.restarts;
-        sum.terms += one.terms;
         sum.inconclusive += one.inconclusive;
-        for (sums, ones) in [(&mut sum.faults, &one.faults), (&mut sum.disk, &one.disk), (&mut sum.net, &one.net)] {
+        for (sums, ones) in [
+            (&mut sum.faults, &one.faults),
+            (&mut sum.disk, &one.disk),
+            (&mut sum.net, &one.net),
+            (&mut sum.reached, &one.reached),
+        ] {
             for (what, count) in ones {
                 *sums.entry(what).or_default() += count;
             }
@@ -87,8 +91,8 @@ impl Summary {
         };
         format!(
             "{} seeds in {wall:.1} s with {} jobs: {:.1} seeds/s, {simulated:.0} simulated s, {:.0} simulated s per \
-             core s\noperations: {} acknowledged, {} unknown, {} not applied; {} restarts; {} terms; {} searches \
-             inconclusive\nfaults: {}\ndisks: {}\nnetwork: {}",
+             core s\noperations: {} acknowledged, {} unknown, {} not applied; {} restarts; {} searches \
+             inconclusive\nfaults: {}\nreached: {}\ndisks: {}\nnetwork: {}",
             self.seeds,
             self.jobs,
             self.seeds as f64 / wall,
@@ -97,9 +101,9 @@ impl Summary {
             stats.unknown,
             stats.not_applied,
             stats.restarts,
-            stats.terms,
             stats.inconclusive,
             list(&stats.faults),
+            list(&stats.reached),
             list(&stats.disk),
             list(&stats.net),
         )
@@ -111,12 +115,15 @@ pub fn explain(report: &Report) -> String {
     let Some(violation) = &report.violation else {
         return format!("seed {}: clean, hash {:016x}", report.seed, report.hash);
     };
+    let seed = report.seed;
+    let again = match report.plan.canary {
+        true => format!("cargo run --release -p sim -- canary --seed {seed}"),
+        false => format!("cargo run --release -p sim -- replay {seed}\n       or: SIM_SEED={seed} cargo test -p sim"),
+    };
     format!(
-        "seed {} violates: {}\n{}\n{}reproduce: cargo run --release -p sim -- replay {}\n",
-        report.seed,
+        "seed {seed} violates: {}\n{}\n{}reproduce: {again}\n",
         violation.property,
         violation.render(&report.history),
-        Plan::draw(report.seed),
-        report.seed,
+        report.plan,
     )
 }

@@ -102,7 +102,7 @@ fn fold(hash: u64, word: u64) -> u64 {
     (product as u64) ^ ((product >> 64) as u64)
 }
 
-fn fold_bytes(hash: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn fold_bytes(hash: u64, bytes: &[u8]) -> u64 {
     let mut hash = fold(hash, bytes.len() as u64);
     let (words, rest) = bytes.as_chunks::<8>();
     for word in words {

@@ -1,13 +1,13 @@
 //! What the nodes of a run do, fed to the oracles as it happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use openraft::ServerState;
 use quorate_core::kv::{Command, Kv, Outcome, Response};
 use quorate_core::log::record::Record;
-use quorate_core::log::recovery::{Found, scan_segment};
+use quorate_core::log::recovery::{Found, Tail, scan_segment};
 use quorate_core::{LogId, StateMachine, StateMut};
 use quorate_io::types::Types;
 
@@ -17,6 +17,7 @@ use crate::check::raft::{
 };
 use crate::check::revision_order::LogWrite;
 use crate::platform::{Drive, SimRuntime, global_now};
+use crate::trace::fold_bytes;
 
 /// A node that recovered from any crash must start, and run until it is stopped.
 pub const NO_SPONTANEOUS_STOP: &str = "a node starts after any crash, and stops by itself only when its disk fails";
@@ -32,18 +33,47 @@ struct Oracles {
     /// The effective writes, by revision, as the first replica that applied each tells.
     writes: BTreeMap<u64, LogWrite>,
     violation: Option<Violation>,
-    terms_led: u64,
-    snapshots_installed: u64,
+    seen: Seen,
+    nodes: BTreeMap<u32, Replica>,
+    /// Indexes of the commands that some replica applied.
+    commands: BTreeSet<u64>,
+}
+
+/// What a run reached, as far as its witness saw. Lower bounds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The highest term: elections that somebody started.
+    pub terms: u64,
+    /// Terms in which somebody led.
+    pub leaders: BTreeSet<u64>,
+    /// A node has a newer snapshot than before.
+    pub snapshots: u64,
+    /// A node's state skipped commands that others applied: it was installed from a snapshot.
+    pub installed: u64,
+    /// A node's log was cut at its beginning.
+    pub purges: u64,
+    /// A log ended in something that is no valid batch when its node booted.
+    pub torn_tails: u64,
+    /// A node's log got shorter: a crash or another leader took entries back.
+    pub truncations: u64,
+}
+
+/// What is known of a replica, over all its processes.
+#[derive(Default)]
+struct Replica {
+    command: u64,
+    snapshot: u64,
+    purged: u64,
+    last_log: u64,
 }
 
 /// Shared by everything that observes a run. Keeps the first violation.
 #[derive(Clone, Default)]
 pub struct Witness(Arc<Mutex<Oracles>>);
 
-/// FNV-1a over several slices.
+/// One hash over several slices.
 pub(crate) fn hash(parts: &[&[u8]]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.iter());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3))
+    parts.iter().fold(0, |hash, part| fold_bytes(hash, part))
 }
 
 impl Witness {
@@ -77,17 +107,25 @@ impl Witness {
         self.lock().writes.values().cloned().collect()
     }
 
-    /// In how many terms somebody led, and how many snapshots were installed.
-    pub fn counts(&self) -> (u64, u64) {
-        let oracles = self.lock();
-        (oracles.terms_led, oracles.snapshots_installed)
+    /// What the run reached.
+    pub fn seen(&self) -> Seen {
+        self.lock().seen.clone()
     }
 
     /// A node applied a command.
     pub fn applied(&self, node: u32, at: LogId, command: &Bytes, response: &Bytes) {
         let payload_hash = hash(&[command, response]);
         self.note(|o| {
+            let replica = o.nodes.entry(node).or_default();
+            if at.index > replica.command {
+                let skipped = replica.command + 1..at.index;
+                o.seen.installed += u64::from(o.commands.range(skipped).next().is_some());
+                replica.command = at.index;
+            }
             o.immutable.observe(Self::at(node), LogEntry { index: at.index, term: at.term, payload_hash })?;
+            if !o.commands.insert(at.index) {
+                return Ok(());
+            }
             if let (Ok(command), Ok(response)) = (Command::decode(command), Response::decode(response)) {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let write = match (command, response.outcome) {
@@ -116,7 +154,17 @@ impl Witness {
         };
         // The last vote whose flush has completed, as storage says: others may have been told of it.
         let vote = quorate_io::types::vote_from(&metrics.vote);
+        let (snapshot, purged) = (index(&metrics.snapshot), index(&metrics.purged));
+        let last_log = metrics.last_log_index.unwrap_or(0);
         self.note(|o| {
+            let (seen, replica) = (&mut o.seen, o.nodes.entry(node).or_default());
+            seen.terms = seen.terms.max(metrics.current_term);
+            seen.snapshots += u64::from(snapshot.is_some_and(|index| index > replica.snapshot));
+            seen.purges += u64::from(purged.is_some_and(|index| index > replica.purged));
+            seen.truncations += u64::from(last_log < replica.last_log);
+            replica.snapshot = replica.snapshot.max(snapshot.unwrap_or(0));
+            replica.purged = replica.purged.max(purged.unwrap_or(0));
+            replica.last_log = last_log;
             if vote.term > 0 {
                 o.votes.observe_told(Self::at(node), vote.term);
                 if !vote.committed {
@@ -124,8 +172,8 @@ impl Witness {
                 }
             }
             if metrics.state == ServerState::Leader {
+                seen.leaders.insert(metrics.current_term);
                 o.election.observe(Self::at(node), metrics.current_term, metrics.id.0)?;
-                o.terms_led = o.terms_led.max(metrics.current_term);
             }
             o.monotonic.observe(Self::at(node), incarnation, progress)
         });
@@ -141,20 +189,25 @@ impl Witness {
         self.note(|o| o.equality.observe(Self::at(node), applied, state_hash));
     }
 
-    /// A snapshot was installed somewhere.
-    pub fn installed(&self) {
-        self.lock().snapshots_installed += 1;
+    /// A node is about to boot from its disk.
+    pub fn booting(&self, node: u32, drive: &Drive) {
+        let torn = self.votes(node, drive);
+        let mut oracles = self.lock();
+        oracles.seen.torn_tails += torn;
     }
 
-    /// The votes on the disk of a node that is down or idle: what it has told anybody is among them.
-    pub fn votes(&self, node: u32, drive: &Drive) {
+    /// The votes on the disk of a node that is down or idle: what it has told anybody is among them. Returns how many
+    /// segments end in something that is no valid batch.
+    pub fn votes(&self, node: u32, drive: &Drive) -> u64 {
+        let mut torn = 0;
         let segments = drive.files().into_iter().filter_map(|path| {
             let name = path.file_name()?.to_str()?;
-            Some((quorate_core::log::format::parse_segment_name(name)?, drive.content(&path)?))
+            Some((quorate_core::log::format::parse_segment_name(name)?, drive.written(&path)?))
         });
         let mut term = None;
         for (number, bytes) in segments {
             let facts = scan_segment(number, &bytes.into(), None);
+            torn += u64::from(facts.tail != Tail::Clean);
             let found = facts.batches.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
                 Found::Other(Record::Vote(vote)) => Some(*vote),
                 _ => None,
@@ -169,6 +222,7 @@ impl Witness {
             }
         }
         self.note(|o| o.votes.observe_disk(Self::at(node), term));
+        torn
     }
 }
 
@@ -178,11 +232,16 @@ pub struct ObservedKv {
     pub node: u32,
     /// Who is told.
     pub witness: Witness,
+    /// A bug on purpose: applies every seventh command twice.
+    pub twice: bool,
 }
 
 impl StateMachine for ObservedKv {
     fn apply(&self, at: LogId, command: &Bytes, state: &mut dyn StateMut) -> Bytes {
-        let response = Kv.apply(at, command, state);
+        let mut response = Kv.apply(at, command, state);
+        if self.twice && at.index.is_multiple_of(7) {
+            response = Kv.apply(at, command, state);
+        }
         self.witness.applied(self.node, at, command, &response);
         response
     }

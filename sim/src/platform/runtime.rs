@@ -13,7 +13,7 @@ use madsim::runtime::Runtime;
 use openraft_rt::{AsyncRuntime, OptionalSend};
 
 use super::channels::{SimMpsc, SimMutex, SimOneshot, SimWatch};
-use super::clock::{SimInstant, Sleep};
+use super::clock::{SimInstant, Sleep, keep_clock};
 
 /// Tasks, time, channels and randomness of a simulated run. Its associated functions act on the run that the current
 /// thread is in; a value is a run of its own, for the conformance suite.
@@ -34,7 +34,12 @@ where
     F: Future<Output = T>,
     T: Send + 'static,
 {
-    let body = move || Runtime::with_seed_and_config(seed, madsim::Config::default()).block_on(main());
+    let body = move || {
+        Runtime::with_seed_and_config(seed, madsim::Config::default()).block_on(async move {
+            keep_clock();
+            main().await
+        })
+    };
     match std::thread::spawn(body).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -51,6 +51,11 @@ fn length_after(len: u64, offset: u64, written: usize) -> u64 {
 }
 
 impl Image {
+    /// The end of the last page that is there, at most the length.
+    pub(super) fn written_len(&self) -> u64 {
+        self.pages.last_key_value().map_or(0, |(page, _)| (page + 1) * PAGE).min(self.len)
+    }
+
     pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
         let len = self.len.saturating_sub(offset).min(buf.len() as u64);
         for (page, start, piece) in pieces(offset, len, PAGE) {

@@ -176,6 +176,16 @@ impl Drive {
         Some(buf)
     }
 
+    /// As [`Drive::content`], without the zeros behind the last page that was ever written.
+    pub fn written(&self, path: &Path) -> Option<Vec<u8>> {
+        let inode = self.lock().find(path).ok()?;
+        let content = inode.content();
+        let mut buf = vec![0; content.cache.written_len() as usize];
+        content.cache.read(0, &mut buf);
+        drop(content);
+        Some(buf)
+    }
+
     /// The paths of all files, sorted.
     pub fn files(&self) -> Vec<PathBuf> {
         self.lock().files()
