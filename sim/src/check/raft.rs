@@ -235,7 +235,10 @@ impl DurableVote {
         match self.told.get(&at.node) {
             Some((told, before)) if Some(*told) > term => {
                 let at_ns = before.time_ns;
-                violation(DURABLE_VOTE, format!("{at} finds term {term:?} on its disk, and was in {told} at {at_ns} ns"))
+                violation(
+                    DURABLE_VOTE,
+                    format!("{at} finds term {term:?} on its disk, and was in {told} at {at_ns} ns"),
+                )
             }
             _ => Ok(()),
         }
