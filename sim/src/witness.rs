@@ -13,7 +13,8 @@ use quorate_io::types::Types;
 
 use crate::check::history::Violation;
 use crate::check::raft::{
-    At, CommittedImmutable, DurableVote, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress, StateMachineEquality,
+    At, CommittedImmutable, DurableVote, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress,
+    StateMachineEquality,
 };
 use crate::check::revision_order::LogWrite;
 use crate::platform::{Drive, SimRuntime, global_now};
