@@ -13,7 +13,8 @@ use quorate_io::types::Types;
 
 use crate::check::history::Violation;
 use crate::check::raft::{
-    At, CommittedImmutable, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress, StateMachineEquality,
+    At, CommittedImmutable, DurableVote, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress,
+    StateMachineEquality,
 };
 use crate::check::revision_order::LogWrite;
 use crate::platform::{Drive, SimRuntime, global_now};
@@ -28,6 +29,7 @@ struct Oracles {
     matching: LogMatching,
     immutable: CommittedImmutable,
     monotonic: Monotonic,
+    votes: DurableVote,
     equality: StateMachineEquality,
     /// The effective writes, by revision, as the first replica that applied each tells.
     writes: BTreeMap<u64, LogWrite>,
@@ -151,6 +153,8 @@ impl Witness {
             commit: index(&metrics.local_committed),
             applied: index(&metrics.last_applied),
         };
+        // The last vote whose flush has completed, as storage says: others may have been told of it.
+        let vote = quorate_io::types::vote_from(&metrics.vote);
         let (snapshot, purged) = (index(&metrics.snapshot), index(&metrics.purged));
         let last_log = metrics.last_log_index.unwrap_or(0);
         self.note(|o| {
@@ -162,6 +166,12 @@ impl Witness {
             replica.snapshot = replica.snapshot.max(snapshot.unwrap_or(0));
             replica.purged = replica.purged.max(purged.unwrap_or(0));
             replica.last_log = last_log;
+            if vote.term > 0 {
+                o.votes.observe_told(Self::at(node), vote.term);
+                if !vote.committed {
+                    o.monotonic.observe_vote(Self::at(node), vote.term, vote.node.0)?;
+                }
+            }
             if metrics.state == ServerState::Leader {
                 seen.leaders.insert(metrics.current_term);
                 o.election.observe(Self::at(node), metrics.current_term, metrics.id.0)?;
@@ -187,14 +197,15 @@ impl Witness {
         oracles.seen.torn_tails += torn;
     }
 
-    /// The votes on a node's disk: what it could have told anybody is among them. Returns how many segments end in
-    /// something that is no valid batch.
+    /// The votes on the disk of a node that is down or idle: what it has told anybody is among them. Returns how many
+    /// segments end in something that is no valid batch.
     pub fn votes(&self, node: u32, drive: &Drive) -> u64 {
         let mut torn = 0;
         let segments = drive.files().into_iter().filter_map(|path| {
             let name = path.file_name()?.to_str()?;
             Some((quorate_core::log::format::parse_segment_name(name)?, drive.written(&path)?))
         });
+        let mut term = None;
         for (number, bytes) in segments {
             let facts = scan_segment(number, &bytes.into(), None);
             torn += u64::from(facts.tail != Tail::Clean);
@@ -203,6 +214,7 @@ impl Witness {
                 _ => None,
             });
             for vote in facts.base.as_ref().and_then(|base| base.vote).into_iter().chain(found) {
+                term = term.max(Some(vote.term));
                 self.note(|o| match vote.committed {
                     // Who leads may differ from whom this node voted for.
                     true => o.election.observe(Self::at(node), vote.term, vote.node.0),
@@ -210,6 +222,7 @@ impl Witness {
                 });
             }
         }
+        self.note(|o| o.votes.observe_disk(Self::at(node), term));
         torn
     }
 }

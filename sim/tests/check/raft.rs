@@ -2,8 +2,8 @@
 
 use sim::check::history::Violation;
 use sim::check::raft::{
-    At, COMMITTED_IMMUTABLE, CommittedImmutable, ELECTION_SAFETY, ElectionSafety, LOG_MATCHING, LogEntry, LogMatching,
-    MONOTONIC, Monotonic, Progress, STATE_MACHINE_EQUALITY, StateMachineEquality,
+    At, COMMITTED_IMMUTABLE, CommittedImmutable, DURABLE_VOTE, DurableVote, ELECTION_SAFETY, ElectionSafety,
+    LOG_MATCHING, LogEntry, LogMatching, MONOTONIC, Monotonic, Progress, STATE_MACHINE_EQUALITY, StateMachineEquality,
 };
 
 fn at(node: u64, time_ns: u64) -> At {
@@ -91,6 +91,19 @@ fn votes_are_cast_once() {
     oracle.observe_vote(at(3, 20), 1, 3).expect("another voter");
     oracle.observe_vote(at(1, 30), 2, 3).expect("another term");
     assert_eq!(property(oracle.observe_vote(at(1, 40), 1, 3)), MONOTONIC);
+}
+
+#[test]
+fn votes_are_durable_before_they_are_told() {
+    let mut oracle = DurableVote::default();
+    oracle.observe_disk(at(1, 10), None).expect("nothing told");
+    oracle.observe_told(at(1, 20), 2);
+    oracle.observe_told(at(1, 30), 1);
+    oracle.observe_disk(at(1, 40), Some(2)).expect("durable");
+    oracle.observe_disk(at(1, 40), Some(3)).expect("durable, and not told yet");
+    oracle.observe_disk(at(2, 40), None).expect("another node");
+    assert_eq!(property(oracle.observe_disk(at(1, 50), Some(1))), DURABLE_VOTE);
+    assert_eq!(property(oracle.observe_disk(at(1, 50), None)), DURABLE_VOTE);
 }
 
 #[test]
