@@ -66,16 +66,16 @@ fn covers(stats: &Stats) {
         ("runs with 3 nodes", 300),
         ("runs with 5 nodes", 200),
         ("leaders", 2_000),
-        ("snapshots", 1_000),
+        ("snapshots", 3_000),
         ("snapshots installed", 20),
-        ("purges", 500),
+        ("purges", 3_000),
         ("torn tails at boot", 50),
-        ("forwarded writes", 5_000),
+        ("forwarded writes", 10_000),
     ] {
         at_least(&stats.reached, what, least);
     }
     for (what, least) in [
-        ("operations undone by a kill", 2_000),
+        ("operations undone by a kill", 10_000),
         ("torn writes", 100),
         ("unsynced sectors lost", 2_000),
         ("unsynced sectors kept", 1_000),
