@@ -167,7 +167,8 @@ async fn learn(op: &Op, response: Response<Body>) -> Option<Outcome> {
     let body = body.collect().await.ok()?.to_bytes();
     let header = |name: &str| head.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
     let found = head.status == StatusCode::OK;
-    if !found && !(head.status == StatusCode::NOT_FOUND && matches!(op, Op::Get { .. })) {
+    let absent = head.status == StatusCode::NOT_FOUND && matches!(op, Op::Get { .. });
+    if !(found || absent) {
         let problem: Value = serde_json::from_slice(&body).ok()?;
         return (problem.get("outcome")? == "not-applied").then_some(Outcome::NotApplied);
     }

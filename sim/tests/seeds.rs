@@ -70,7 +70,7 @@ fn covers(stats: &Stats) {
         ("snapshots installed", 5),
         ("purges", 500),
         ("torn tails at boot", 50),
-        ("forwarded writes", 5_000),
+        ("forwarded writes", 10_000),
     ] {
         at_least(&stats.reached, what, least);
     }

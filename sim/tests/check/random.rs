@@ -178,6 +178,7 @@ fn mutate(random: &mut Random, history: &mut [Operation], log: &mut Vec<LogWrite
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "it measures the checker, outside of every run")]
 fn a_hundred_thousand_operations_take_a_moment() {
     let options =
         Options { clients: 20, keys: 500, operations: 100_000, failed_percent: 3, stale_percent: 0, lists: false };
