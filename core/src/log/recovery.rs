@@ -187,9 +187,12 @@ pub fn scan_segment(segment: u64, bytes: &Bytes, log: Option<LogIdentity>) -> Se
     facts
 }
 
+const ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+
 fn tail(uuid: u128, segment: u64, from: u64, last_sequence: Option<u64>, bytes: &Bytes) -> Tail {
     let rest = usize::try_from(from).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
-    if rest.iter().all(|b| *b == 0) {
+    // Block by block: a preallocated segment is mostly zeros, and a comparison of blocks is many times faster.
+    if rest.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()]) {
         return Tail::Clean;
     }
     // The bad batch itself may have a valid header: it has the sequence after the last valid one.
