@@ -197,13 +197,14 @@ impl Witness {
         oracles.seen.torn_tails += torn;
     }
 
-    /// The votes on the disk of a node that is down or idle: what it has told anybody is among them. Returns how many
-    /// segments end in something that is no valid batch.
+    /// The votes on a node's medium: what it has told anybody is among them. One that is only in the cache was never
+    /// told, and a power loss may take it before the next process has made it durable. Returns how many segments end
+    /// in something that is no valid batch.
     pub fn votes(&self, node: u32, drive: &Drive) -> u64 {
         let mut torn = 0;
         let segments = drive.files().into_iter().filter_map(|path| {
             let name = path.file_name()?.to_str()?;
-            Some((quorate_core::log::format::parse_segment_name(name)?, drive.written(&path)?))
+            Some((quorate_core::log::format::parse_segment_name(name)?, drive.durable(&path)?))
         });
         let mut term = None;
         for (number, bytes) in segments {

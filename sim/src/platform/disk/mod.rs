@@ -176,12 +176,12 @@ impl Drive {
         Some(buf)
     }
 
-    /// As [`Drive::content`], without the zeros behind the last page that was ever written.
-    pub fn written(&self, path: &Path) -> Option<Vec<u8>> {
-        let inode = self.lock().find(path).ok()?;
+    /// What a file holds that no power loss takes, without the zeros behind the last page that was ever written.
+    pub fn durable(&self, path: &Path) -> Option<Vec<u8>> {
+        let inode = self.lock().find_durable(path)?;
         let content = inode.content();
-        let mut buf = vec![0; content.cache.written_len() as usize];
-        content.cache.read(0, &mut buf);
+        let mut buf = vec![0; content.medium.written_len() as usize];
+        content.medium.read(0, &mut buf);
         drop(content);
         Some(buf)
     }

@@ -288,6 +288,11 @@ impl State {
         dir.cache.get(&name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    pub(super) fn find_durable(&self, path: &Path) -> Option<Arc<Inode>> {
+        let (dir, name) = split(path).ok()?;
+        self.dirs.get(dir)?.durable.get(&name).cloned()
+    }
+
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let entries = self.dirs.get(dir).ok_or(io::ErrorKind::NotFound)?;
         let subdirs = self.dirs.keys().filter(|path| path.parent() == Some(dir)).filter_map(|path| path.file_name());
