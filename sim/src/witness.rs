@@ -202,9 +202,9 @@ impl Witness {
     /// something that is no valid batch.
     pub fn votes(&self, node: u32, drive: &Drive) -> u64 {
         let mut torn = 0;
-        let segments = drive.files().into_iter().filter_map(|path| {
+        let segments = drive.durable().into_iter().filter_map(|(path, bytes)| {
             let name = path.file_name()?.to_str()?;
-            Some((quorate_core::log::format::parse_segment_name(name)?, drive.durable(&path)?))
+            Some((quorate_core::log::format::parse_segment_name(name)?, bytes))
         });
         let mut term = None;
         for (number, bytes) in segments {

@@ -176,14 +176,17 @@ impl Drive {
         Some(buf)
     }
 
-    /// What a file holds that no power loss takes, without the zeros behind the last page that was ever written.
-    pub fn durable(&self, path: &Path) -> Option<Vec<u8>> {
-        let inode = self.lock().find_durable(path)?;
-        let content = inode.content();
-        let mut buf = vec![0; content.medium.written_len() as usize];
-        content.medium.read(0, &mut buf);
-        drop(content);
-        Some(buf)
+    /// The files that no power loss takes and what each holds then, without the zeros behind the last page that was
+    /// ever written. While operations are under way this is not what a process would see.
+    pub fn durable(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let read = |(path, inode): (PathBuf, Arc<Inode>)| {
+            let content = inode.content();
+            let mut buf = vec![0; content.medium.written_len() as usize];
+            content.medium.read(0, &mut buf);
+            drop(content);
+            (path, buf)
+        };
+        self.lock().durable_files().into_iter().map(read).collect()
     }
 
     /// The paths of all files, sorted.

@@ -288,9 +288,9 @@ impl State {
         dir.cache.get(&name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    pub(super) fn find_durable(&self, path: &Path) -> Option<Arc<Inode>> {
-        let (dir, name) = split(path).ok()?;
-        self.dirs.get(dir)?.durable.get(&name).cloned()
+    pub(super) fn durable_files(&self) -> Vec<(PathBuf, Arc<Inode>)> {
+        let dirs = self.dirs.iter();
+        dirs.flat_map(|(dir, e)| e.durable.iter().map(|(name, inode)| (dir.join(name), inode.clone()))).collect()
     }
 
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
