@@ -25,7 +25,7 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::WatchSenderOf;
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::{Disk, Wake};
-use quorate_core::log::record::Record;
+use quorate_core::log::record::{Base, Record};
 use quorate_core::log::writer::{LogOptions, Place};
 use quorate_core::{LogId, Vote};
 
@@ -131,6 +131,26 @@ struct State<R: AsyncRuntime, F> {
 }
 
 impl<R: AsyncRuntime, F> State<R, F> {
+    /// What a log begins with: all `slots` are on disk and none is cached.
+    fn recovered(base: &Base, slots: VecDeque<Slot>, files: BTreeMap<u64, Arc<F>>) -> Self {
+        Self {
+            vote: base.vote,
+            committed: base.committed,
+            purged: base.purged,
+            durable: slots.len(),
+            evicted: slots.len(),
+            slots,
+            cached_bytes: 0,
+            unflushed_bytes: 0,
+            inbox: Vec::new(),
+            pushed: 0,
+            seal: false,
+            closing: false,
+            failed: None,
+            files,
+        }
+    }
+
     fn last(&self) -> Option<LogId> {
         self.slots.back().map(|slot| slot.id).or(self.purged)
     }
@@ -252,22 +272,7 @@ impl<P: Platform> LogStore<P> {
     /// A log that lives in memory only, for `--store memory`. It forgets votes: the node must get a new identity at
     /// every start.
     pub fn in_memory(config: LogConfig, durable: DurableSender<P>) -> Self {
-        let state = State {
-            vote: None,
-            committed: None,
-            purged: None,
-            slots: VecDeque::new(),
-            durable: 0,
-            evicted: 0,
-            cached_bytes: 0,
-            unflushed_bytes: 0,
-            inbox: Vec::new(),
-            pushed: 0,
-            seal: false,
-            closing: false,
-            failed: None,
-            files: BTreeMap::new(),
-        };
+        let state = State::recovered(&Base::default(), VecDeque::new(), BTreeMap::new());
         Self::new(state, config, None, durable)
     }
 

@@ -1,7 +1,7 @@
 //! Opens the log of a data directory: scan, decide, make the recovered state durable.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,23 +133,8 @@ fn recover_dir<P: Platform>(
         }
     }
     files.extend(segments.take_created());
-    let slots: VecDeque<Slot> = entries.into_iter().map(|(id, place, _)| recovered_slot(id, place)).collect();
-    let state = State {
-        vote: base.vote,
-        committed: base.committed,
-        purged: base.purged,
-        durable: slots.len(),
-        evicted: slots.len(),
-        slots,
-        cached_bytes: 0,
-        unflushed_bytes: 0,
-        inbox: Vec::new(),
-        pushed: 0,
-        seal: false,
-        closing: false,
-        failed: None,
-        files,
-    };
+    let slots = entries.into_iter().map(|(id, place, _)| recovered_slot(id, place)).collect();
+    let state = State::recovered(&base, slots, files);
     Ok((state, writer, segments, identity))
 }
 
