@@ -213,6 +213,7 @@ fn config(plan: &Plan, number: u32) -> NodeConfig {
     config.request_timeout = Duration::from_secs(3);
     config.compaction.snapshot_every_entries = plan.setup.snapshot_every_entries;
     config.compaction.keep_entries = plan.setup.keep_entries;
+    config.reserve_bytes = 1 << 20;
     config.log.options.segment_bytes = plan.setup.segment_kib << 10;
     config.log.cache_bytes = plan.setup.cache_bytes;
     config

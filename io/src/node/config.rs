@@ -56,6 +56,8 @@ pub struct NodeConfig {
     pub writes_in_flight_max: usize,
     /// While more bytes than this wait for the log's disk, writes are refused as overload.
     pub unflushed_bytes_max: usize,
+    /// Disk space that is set aside in the data directory, so that a full disk stops writes and not the node, in bytes.
+    pub reserve_bytes: u64,
     /// The log store.
     pub log: LogConfig,
     /// The state machine's store.
@@ -86,6 +88,7 @@ impl NodeConfig {
             command_bytes_max: 4 << 20,
             writes_in_flight_max: 8192,
             unflushed_bytes_max: 128 << 20,
+            reserve_bytes: 64 << 20,
             log: LogConfig::default(),
             store: StoreConfig::default(),
             compaction: CompactionConfig::default(),

@@ -44,6 +44,7 @@ use crate::error::{Reason, WriteError};
 use crate::jobs::lock;
 use crate::log_store::LogStore;
 use crate::platform::Platform;
+use crate::reserve::Reserve;
 use crate::state_machine::StateMachineStore;
 use crate::transport::{Identity, Peers, Server};
 use crate::types::Types;
@@ -67,6 +68,8 @@ pub(crate) struct Inner<P: Platform> {
     raft: Raft<P>,
     log: LogStore<P>,
     store: StateMachineStore<P>,
+    /// Space for what must be written on a full disk; none in memory mode.
+    reserve: Option<Reserve<P::Disk>>,
     peers: Peers<P>,
     server: Mutex<Option<Server>>,
     /// What this node shows to others that have no cluster.

@@ -25,6 +25,7 @@ use crate::log_store::{self, LogStore};
 use crate::platform::Platform;
 use crate::raft_config::raft_config;
 use crate::raft_network::NetworkFactory;
+use crate::reserve::{self, Reserve};
 use crate::state_machine::{Location, StateMachineStore};
 use crate::transport::{Identity, LocalIdentity, Peers, Server};
 use crate::types::Types;
@@ -41,6 +42,7 @@ struct Opened<P: Platform> {
     has_history: bool,
     record: Option<FoundingRecord>,
     jobs: Option<Jobs<P::Disk>>,
+    reserve: Option<Reserve<P::Disk>>,
     lock: Option<<P::Disk as Disk>::Lock>,
 }
 
@@ -129,6 +131,7 @@ async fn assemble<P: Platform>(
         raft,
         log: opened.log,
         store: opened.store,
+        reserve: opened.reserve,
         peers,
         server: Mutex::new(None),
         card: Mutex::new(card),
@@ -182,6 +185,7 @@ async fn open_dir<P: Platform>(
     let disk = platform.disk();
     let jobs = Jobs::start(disk, "store");
     let locked = lock_dir::<P>(&jobs, dir).await?;
+    let reserve = open_reserve::<P>(&jobs, dir, config.reserve_bytes).await?;
     let record = read_record::<P>(&jobs, dir).await?;
     let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
     let location = Location::Dir { jobs: jobs.clone(), dir: dir.join("store") };
@@ -203,6 +207,7 @@ async fn open_dir<P: Platform>(
         has_history: log.has_history,
         record,
         jobs: Some(jobs),
+        reserve: Some(reserve),
         lock: Some(locked),
     })
 }
@@ -220,6 +225,18 @@ async fn lock_dir<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<<P::D
     }
 }
 
+async fn open_reserve<P: Platform>(
+    jobs: &Jobs<P::Disk>,
+    dir: &Path,
+    bytes: u64,
+) -> Result<Reserve<P::Disk>, StartError> {
+    let path = dir.to_owned();
+    let opened = jobs.run(move |disk| Reserve::open(disk, &path, bytes)).await;
+    opened
+        .unwrap_or_else(|e| Err(io::Error::other(e)))
+        .map_err(|error| StartError::Io { path: dir.join(reserve::FILE_NAME), error })
+}
+
 async fn open_memory<P: Platform>(
     config: &NodeConfig,
     machine: Arc<dyn StateMachine>,
@@ -235,6 +252,7 @@ async fn open_memory<P: Platform>(
         has_history: false,
         record: None,
         jobs: None,
+        reserve: None,
         lock: None,
     })
 }

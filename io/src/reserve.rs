@@ -1,0 +1,134 @@
+//! Space that is set aside for what must still be written when the disk is full.
+//!
+//! A file `reserve` in the data directory has space allocated and nothing in it. What cannot do without space, and
+//! cannot be refused either (a vote, a blank entry, a purge, the segment they go into), gives pieces of it back to the
+//! file system when it hits the end of the disk, and goes on. From then on the disk counts as full, until the reserve
+//! is whole again: whoever takes writes asks [`Reserve::is_full`] first.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use quorate_core::disk::{Disk, File, OpenMode};
+
+use crate::jobs::lock;
+
+/// In the data directory.
+pub(crate) const FILE_NAME: &str = "reserve";
+/// It is given back in so many pieces at most: other programs take free space too.
+const PIECES: u64 = 16;
+
+/// Whether an operation failed because there is no space.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+struct Inner<D: Disk> {
+    disk: D,
+    path: PathBuf,
+    bytes: u64,
+    file: Mutex<D::File>,
+    full: AtomicBool,
+}
+
+/// The reserve of one data directory. Cheap to clone; all clones are one reserve. Everything but
+/// [`is_full`](Self::is_full) and [`mark_full`](Self::mark_full) does I/O, and belongs inside a worker's step.
+pub(crate) struct Reserve<D: Disk> {
+    inner: Arc<Inner<D>>,
+}
+
+impl<D: Disk> Clone for Reserve<D> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<D: Disk> fmt::Debug for Reserve<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reserve({}, {} bytes)", self.inner.path.display(), self.inner.bytes)
+    }
+}
+
+impl<D: Disk> Reserve<D> {
+    /// Opens the reserve of `dir` and fills it up to `bytes` if there is space; if there is not, the disk counts as
+    /// full from the start.
+    ///
+    /// # Errors
+    /// Any but a lack of space.
+    pub(crate) fn open(disk: &D, dir: &Path, bytes: u64) -> io::Result<Self> {
+        let path = dir.join(FILE_NAME);
+        let file = Mutex::new(disk.open(&path, OpenMode::Create)?);
+        let full = AtomicBool::new(true);
+        let reserve = Self { inner: Arc::new(Inner { disk: disk.clone(), path, bytes, file, full }) };
+        reserve.refill()?;
+        reserve.inner.disk.sync_dir(dir)?;
+        Ok(reserve)
+    }
+
+    /// Whether the disk was found full and the reserve has not been whole since.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inner.full.load(Ordering::Acquire)
+    }
+
+    /// Somebody who can wait found the disk full.
+    pub(crate) fn mark_full(&self) {
+        if !self.inner.full.swap(true, Ordering::AcqRel) {
+            tracing::warn!(reserve = %self.inner.path.display(), "the disk is full: writes are refused until there is space");
+        }
+    }
+
+    /// Does what must be done: when there is no space, gives back a piece of the reserve and tries again. `op` may be
+    /// called several times.
+    ///
+    /// # Errors
+    /// Those of `op`; a lack of space once the reserve is used up.
+    pub(crate) fn spend<T>(&self, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match op() {
+                Err(error) if is_full(&error) => {
+                    self.mark_full();
+                    if !self.give_back()? {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Shrinks the reserve by a piece; false if nothing is left of it.
+    fn give_back(&self) -> io::Result<bool> {
+        let file = lock(&self.inner.file);
+        let len = file.len()?;
+        if len == 0 {
+            return Ok(false);
+        }
+        file.set_len(len.saturating_sub(self.inner.bytes.div_ceil(PIECES)))?;
+        file.sync()?;
+        Ok(true)
+    }
+
+    /// Fills it up again, if there is space; then the disk is not full any more.
+    ///
+    /// # Errors
+    /// Any but a lack of space.
+    pub(crate) fn refill(&self) -> io::Result<()> {
+        let file = lock(&self.inner.file);
+        match file.allocate(self.inner.bytes) {
+            Ok(()) => {
+                file.sync()?;
+                if self.inner.full.swap(false, Ordering::AcqRel) {
+                    tracing::debug!(bytes = self.inner.bytes, "the reserve for a full disk is whole");
+                }
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                self.mark_full();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
