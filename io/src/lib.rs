@@ -100,7 +100,7 @@ pub mod node;
 mod platform;
 mod raft_config;
 pub mod raft_network;
-pub(crate) mod reserve;
+pub mod reserve;
 pub mod snapshot;
 pub mod state_machine;
 pub mod store;

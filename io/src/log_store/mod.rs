@@ -33,7 +33,7 @@ use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
 use crate::types::{self, Types, entry_from, log_id_from, log_id_to, raft, vote_from};
 
-pub use open::{OpenError, Opened, open};
+pub use open::{LogDir, OpenError, Opened, open};
 pub use reader::LogReader;
 
 /// How the log store behaves.

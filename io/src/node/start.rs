@@ -21,7 +21,7 @@ use super::founding::read_record;
 use super::service::Service;
 use super::{InitialState, Inner, Node, NodeConfig, Raft, StartError, Storage};
 use crate::jobs::{Jobs, lock};
-use crate::log_store::{self, LogStore};
+use crate::log_store::{self, LogDir, LogStore};
 use crate::platform::Platform;
 use crate::raft_config::raft_config;
 use crate::raft_network::NetworkFactory;
@@ -185,14 +185,15 @@ async fn open_dir<P: Platform>(
     let disk = platform.disk();
     let jobs = Jobs::start(disk, "store");
     let locked = lock_dir::<P>(&jobs, dir).await?;
-    let reserve = open_reserve::<P>(&jobs, dir, config.reserve_bytes).await?;
+    let reserve = open_reserve::<P>(&jobs, dir, config).await?;
     let record = read_record::<P>(&jobs, dir).await?;
     let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
     let location = Location::Dir { jobs: jobs.clone(), dir: dir.join("store") };
     let store = StateMachineStore::open(location, config.store, machine, durable_watch).await?;
     let readers = Jobs::start(disk, "log reads");
     let fresh = fresh_identity::<P>();
-    let log = match log_store::open::<P>(disk, &readers, dir, config.log, fresh, store.durable(), durable).await {
+    let place = LogDir { disk, jobs: &readers, path: dir, reserve: &reserve };
+    let log = match log_store::open::<P>(place, config.log, fresh, store.durable(), durable).await {
         Ok(log) => log,
         Err(error) => {
             store.close().await;
@@ -228,10 +229,11 @@ async fn lock_dir<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<<P::D
 async fn open_reserve<P: Platform>(
     jobs: &Jobs<P::Disk>,
     dir: &Path,
-    bytes: u64,
+    config: &NodeConfig,
 ) -> Result<Reserve<P::Disk>, StartError> {
     let path = dir.to_owned();
-    let opened = jobs.run(move |disk| Reserve::open(disk, &path, bytes)).await;
+    let (bytes, segment_bytes) = (config.reserve_bytes, config.log.options.segment_bytes);
+    let opened = jobs.run(move |disk| Reserve::open(disk, &path, bytes, segment_bytes)).await;
     opened
         .unwrap_or_else(|e| Err(io::Error::other(e)))
         .map_err(|error| StartError::Io { path: dir.join(reserve::FILE_NAME), error })
