@@ -277,8 +277,9 @@ impl<P: Platform> LogStore<P> {
     }
 
     /// The first I/O error, if there was one: the log writes nothing any more.
-    pub fn failure(&self) -> Option<String> {
-        lock(&self.shared.state).failed.as_ref().map(|(_, text)| text.clone())
+    pub fn failure(&self) -> Option<io::Error> {
+        let state = lock(&self.shared.state);
+        state.failed.as_ref().map(|(kind, text)| io::Error::new(*kind, text.clone()))
     }
 
     /// Bytes of entries that were appended and are not durable yet. Large if the disk does not keep up.

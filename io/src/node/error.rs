@@ -104,6 +104,17 @@ pub enum StopError {
     /// Its storage failed. What it had acknowledged is safe; it must not go on with what it can no longer write.
     #[error("storage failed: {0}")]
     Storage(String),
+    /// An entry of the log that had been durable is not what was written. It was not sent or applied.
+    #[error(
+        "{}: {what}. Do not start this node with this directory again: remove the node from the cluster, move the \
+         directory away, and join it anew with an empty one", dir.display()
+    )]
+    LogDamaged {
+        /// The data directory.
+        dir: PathBuf,
+        /// File, offset, and what is wrong there.
+        what: String,
+    },
     /// It can neither found nor enter a cluster.
     #[error(transparent)]
     Founding(#[from] FoundingError),
@@ -117,6 +128,7 @@ impl StopError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Storage(_) => exit_code::DISK_FAILED,
+            Self::LogDamaged { .. } => exit_code::DAMAGED,
             Self::Founding(_) => exit_code::NOT_A_MEMBER,
             Self::Raft(_) => exit_code::FAILED,
         }

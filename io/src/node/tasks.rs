@@ -1,5 +1,6 @@
 //! What a node does in the background. Every task ends when the node shuts down.
 
+use std::io;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -68,8 +69,12 @@ impl<P: Platform> Node<P> {
 
     /// The storage's own words are plainer than openraft's.
     fn why_stopped(&self, raft: &str) -> StopError {
-        if let Some(text) = self.inner.log.failure() {
-            return StopError::Storage(text);
+        if let Some(error) = self.inner.log.failure() {
+            let dir = self.dir().unwrap_or_default();
+            return match error.kind() {
+                io::ErrorKind::InvalidData => StopError::LogDamaged { dir, what: error.to_string() },
+                _ => StopError::Storage(error.to_string()),
+            };
         }
         match self.inner.store.fault() {
             Some(error) => StopError::Storage(error.to_string()),
