@@ -9,7 +9,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quorate_core::disk::{Disk, File, OpenMode};
@@ -33,6 +33,8 @@ struct Inner<D: Disk> {
     /// Must be free beside it, or it would be spent again at once.
     margin: u64,
     file: Mutex<D::File>,
+    /// Its length.
+    left: AtomicU64,
     full: AtomicBool,
 }
 
@@ -62,9 +64,17 @@ impl<D: Disk> Reserve<D> {
     /// Any but a lack of space.
     pub fn open(disk: &D, dir: &Path, bytes: u64, margin: u64) -> io::Result<Self> {
         let path = dir.join(FILE_NAME);
-        let file = Mutex::new(disk.open(&path, OpenMode::Create)?);
-        let full = AtomicBool::new(false);
-        let reserve = Self { inner: Arc::new(Inner { disk: disk.clone(), path, bytes, margin, file, full }) };
+        let file = disk.open(&path, OpenMode::Create)?;
+        let inner = Inner {
+            disk: disk.clone(),
+            path,
+            bytes,
+            margin,
+            left: AtomicU64::new(file.len()?),
+            file: Mutex::new(file),
+            full: AtomicBool::new(false),
+        };
+        let reserve = Self { inner: Arc::new(inner) };
         reserve.refill()?;
         reserve.inner.disk.sync_dir(dir)?;
         Ok(reserve)
@@ -73,6 +83,11 @@ impl<D: Disk> Reserve<D> {
     /// Whether the disk was found full and the reserve has not been whole since.
     pub fn is_full(&self) -> bool {
         self.inner.full.load(Ordering::Acquire)
+    }
+
+    /// Whether at least half of it is left.
+    pub fn has_half(&self) -> bool {
+        self.inner.left.load(Ordering::Acquire) >= self.inner.bytes / 2
     }
 
     /// Somebody who can wait found the disk full.
@@ -115,8 +130,10 @@ impl<D: Disk> Reserve<D> {
         if len == 0 {
             return Ok(false);
         }
-        file.set_len(len.saturating_sub(self.inner.bytes.div_ceil(PIECES)))?;
+        let left = len.saturating_sub(self.inner.bytes.div_ceil(PIECES));
+        file.set_len(left)?;
         file.sync()?;
+        self.inner.left.store(left, Ordering::Release);
         // A refill may have ended meanwhile.
         self.inner.full.store(true, Ordering::Release);
         Ok(true)
@@ -133,6 +150,7 @@ impl<D: Disk> Reserve<D> {
             Ok(()) => {
                 file.set_len(self.inner.bytes)?;
                 file.sync()?;
+                self.inner.left.store(self.inner.bytes, Ordering::Release);
                 if self.inner.full.swap(false, Ordering::AcqRel) {
                     tracing::info!(bytes = self.inner.bytes, "there is space again: the reserve is whole");
                 }

@@ -282,6 +282,19 @@ impl<P: Platform> LogStore<P> {
         state.failed.as_ref().map(|(kind, text)| io::Error::new(*kind, text.clone()))
     }
 
+    /// Whether the log holds this very entry, or has purged it, so that appending it again takes no space.
+    pub(crate) fn holds(&self, id: LogId) -> bool {
+        let state = lock(&self.shared.state);
+        let at = id.index.checked_sub(state.first_index()).and_then(|at| usize::try_from(at).ok());
+        let held = at.and_then(|at| state.slots.get(at)).is_some_and(|slot| slot.id == id);
+        held || state.purged.is_some_and(|purged| id.index <= purged.index)
+    }
+
+    /// Where its reads from disk are done; none in memory mode.
+    pub(crate) fn jobs(&self) -> Option<&Jobs<P::Disk>> {
+        self.shared.jobs.as_ref()
+    }
+
     /// Bytes of entries that were appended and are not durable yet. Large if the disk does not keep up.
     pub fn unflushed_bytes(&self) -> usize {
         lock(&self.shared.state).unflushed_bytes

@@ -43,7 +43,8 @@ pub(super) async fn read_record<P: Platform>(
 impl<P: Platform> Node<P> {
     /// Answers a node that has no cluster.
     pub(super) fn handle_founding(&self) -> Bytes {
-        lock(&self.inner.card).encode_to_vec().into()
+        let card = Card { disk_full: self.disk_full(), ..lock(&self.inner.card).clone() };
+        card.encode_to_vec().into()
     }
 
     /// Until the cluster is founded, or cannot be, or the node stops.

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use openraft::Instant;
 use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::InstantOf;
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;
 use quorate_core::founding::{Card, Founding, FoundingRecord};
@@ -57,6 +59,7 @@ pub(super) async fn start<P: Platform>(
             format!("command_bytes_max is {}, more than a frame can carry ({bytes_max})", config.command_bytes_max);
         return Err(StartError::Config(why));
     }
+    config.check_reserve()?;
     let mut opened = match &config.storage {
         Storage::Dir(dir) => open_dir(&platform, dir, &config, machine).await?,
         Storage::Memory => open_memory::<P>(&config, machine).await?,
@@ -137,6 +140,8 @@ async fn assemble<P: Platform>(
         card: Mutex::new(card),
         seen: Mutex::new(BTreeMap::new()),
         in_flight: AtomicUsize::new(0),
+        in_flight_bytes: AtomicUsize::new(0),
+        led_at: Mutex::new(InstantOf::<Types<P::Runtime>>::now()),
         stopping: AtomicBool::new(false),
         failure: Mutex::new(failure),
         shutdown: Mutex::new(shutdown),

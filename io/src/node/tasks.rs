@@ -30,12 +30,11 @@ impl<P: Platform> Node<P> {
         self.spawn(async move { node.ping_peers().await });
         let node = self.clone();
         self.spawn(async move { node.bound_log().await });
-        if let Some(quiet) = quiet {
+        let node = self.clone();
+        self.spawn(async move { node.campaign_or_not(quiet).await });
+        if self.inner.reserve.is_some() {
             let node = self.clone();
-            self.spawn(async move {
-                P::Runtime::sleep(quiet).await;
-                node.inner.raft.runtime_config().elect(true);
-            });
+            self.spawn(async move { node.watch_full_disk().await });
         }
     }
 
@@ -124,7 +123,7 @@ impl<P: Platform> Node<P> {
                 let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
                 others.map(|(id, m)| (*id, Target { node: Some(*id), addrs: m.peer_addrs.clone() })).collect()
             };
-            // A card is what any node shows anybody; here only that it answers matters.
+            // A card is what any node shows anybody.
             let ping = Request::Founding(Default::default());
             let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
             let answers = join_all(pings).await;
@@ -140,6 +139,7 @@ impl<P: Platform> Node<P> {
                         && let Ok(card) = Card::decode(bytes)
                     {
                         peer.api_addrs = card.api_addrs;
+                        peer.disk_full = card.disk_full;
                     }
                 }
             }
