@@ -101,6 +101,8 @@ mod platform;
 mod raft_config;
 pub mod raft_network;
 pub mod reserve;
+#[cfg(test)]
+mod small_disk;
 pub mod snapshot;
 pub mod state_machine;
 pub mod store;

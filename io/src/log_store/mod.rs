@@ -10,6 +10,8 @@ mod open;
 mod reader;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod full_disk_tests;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -35,6 +37,8 @@ use crate::types::{self, Types, entry_from, log_id_from, log_id_to, raft, vote_f
 
 pub use open::{LogDir, OpenError, Opened, open};
 pub use reader::LogReader;
+#[cfg(test)]
+pub(crate) use tests::TempDir as TestDir;
 
 /// How the log store behaves.
 #[derive(Clone, Copy, Debug)]
@@ -280,6 +284,11 @@ impl<P: Platform> LogStore<P> {
     pub fn failure(&self) -> Option<io::Error> {
         let state = lock(&self.shared.state);
         state.failed.as_ref().map(|(kind, text)| io::Error::new(*kind, text.clone()))
+    }
+
+    /// Index of the last entry, durable or not; of the last purged one if there is none.
+    pub fn last_index(&self) -> Option<u64> {
+        lock(&self.shared.state).last().map(|id| id.index)
     }
 
     /// Whether the log holds this very entry, or has purged it, so that appending it again takes no space.

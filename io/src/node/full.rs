@@ -131,3 +131,6 @@ impl<P: Platform> Node<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
