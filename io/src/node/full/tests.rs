@@ -13,6 +13,7 @@ use crate::log_store::TestDir;
 use crate::node::{Node, NodeConfig, Storage};
 use crate::small_disk::{SmallDisk, SmallPlatform};
 use crate::tokio::TokioRuntime;
+use crate::types::Command;
 
 const AMPLE: u64 = 1 << 30;
 const VALUE: usize = 20_000;
@@ -178,17 +179,28 @@ fn a_full_leader_hands_over_and_does_not_campaign() {
             TokioRuntime::sleep(Duration::from_millis(5)).await;
         }
         assert!(refusals > 0);
-        let new = cluster.leader().await;
+        // Each leader goes in turn. Whoever is full has the whole log and could win; it waits for the others to campaign.
+        let mut leader = cluster.leader().await;
+        for _ in 0..3 {
+            let last = cluster.nodes[leader].log().last_index();
+            let everybody = |node: &Node<_>| node.log().last_index() == last;
+            eventually("the whole log", || cluster.nodes.iter().all(everybody).then_some(())).await;
+            cluster.nodes[leader].stop().await.unwrap();
+            let other = 3 - old - leader;
+            let next = eventually("another leader", || {
+                [old, other].into_iter().find(|&n| cluster.nodes[n].leadership().current().is_local)
+            });
+            assert_eq!(next.await, other);
+            cluster.nodes[leader] = cluster.boot(leader).await;
+            leader = other;
+        }
         for _ in 0..20 {
             cluster.write(old).await.unwrap();
         }
-        // The new one goes. Of the two that are left the full one has to wait for the other to campaign.
-        let other = 3 - old - new;
+        let (new, other) = (leader, 3 - old - leader);
         cluster.nodes[new].stop().await.unwrap();
-        let next = eventually("another leader", || {
-            [old, other].into_iter().find(|&n| cluster.nodes[n].leadership().current().is_local)
-        });
-        assert_eq!(next.await, other);
+        let led = |n: usize| cluster.nodes[n].leadership().current().is_local;
+        eventually("another leader", || led(other).then_some(())).await;
         eventually("the leader knows", || {
             let lost = |m: &MemberStatus| m.status == NodeStatus::Unreachable;
             let lost = cluster.nodes[other].cluster().nodes.iter().filter(|m| lost(m)).count() == 1;
@@ -250,6 +262,30 @@ fn where_all_are_full_reads_go_on_after_restarts_too() {
             cluster.write(through).await.unwrap();
             cluster.check(through).await;
         }
+        cluster.stop().await;
+    });
+}
+
+/// What a leader had taken before it knew that the others are full stands before the first entry of any new leader.
+#[test]
+fn entries_of_earlier_terms_reach_full_followers_so_that_a_new_leader_can_serve() {
+    TokioRuntime::run(async {
+        let mut cluster = Cluster::start(3).await;
+        let leader = cluster.leader().await;
+        let others = [(leader + 1) % 3, (leader + 2) % 3];
+        others.iter().for_each(|&n| cluster.disks[n].fill());
+        while !others.iter().all(|&n| cluster.nodes[n].disk_full()) {
+            let _ = cluster.write(leader).await;
+        }
+        let raft = cluster.nodes[leader].raft().clone();
+        let late = raft.client_write(Command(command(1_000_000)));
+        assert!(TokioRuntime::timeout(Duration::from_millis(300), late).await.is_err(), "without a quorum with space");
+        cluster.nodes[leader].stop().await.unwrap();
+        cluster.nodes[leader] = cluster.boot(leader).await;
+        cluster.leader().await;
+        cluster.check(leader).await;
+        let view = cluster.nodes[leader].read(Consistency::Linearizable).await.unwrap();
+        assert!(view.get(&1_000_000_u64.to_be_bytes()).is_some(), "nobody has a longer log");
         cluster.stop().await;
     });
 }
