@@ -21,8 +21,8 @@ use openraft::raft::{
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse};
 use openraft_rt::{AsyncRuntime, Select2};
 use quorate_core::wire::{
-    AppendRequest, AppendResponse, Failure, Fault, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
-    TransferRefusal, VoteRequest as WireVoteRequest,
+    AppendRequest, AppendResponse, Failure, Fault, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply,
+    TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest,
 };
 use quorate_core::{Member, NodeId};
 
@@ -150,7 +150,9 @@ fn read_snapshot<R: AsyncRuntime>(e: io::Error) -> StorageError<Types<R>> {
     StorageError::read_snapshot(None, <Types<R> as openraft::RaftTypeConfig>::ErrorSource::from_error(&e))
 }
 
-fn append_result<R: AsyncRuntime>(response: AppendResponse) -> Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>> {
+fn append_result<R: AsyncRuntime>(
+    response: AppendResponse,
+) -> Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>> {
     match response {
         AppendResponse::Success(matching) => Ok(Ok(matching.map(log_id_to))),
         AppendResponse::Conflict(id) => Ok(Err(StreamAppendError::Conflict(log_id_to(id)))),

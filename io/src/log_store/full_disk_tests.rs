@@ -3,9 +3,9 @@
 use std::io;
 
 use bytes::Bytes;
+use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
-use openraft::RaftLogReader;
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;
 use quorate_core::log::format::LogIdentity;
@@ -72,7 +72,8 @@ fn vote(term: u64) -> raft::Vote {
 
 async fn append(store: &mut LogStore<SmallPlatform>, indexes: std::ops::Range<u64>) -> io::Result<()> {
     let command = |index| Payload::Command(Bytes::from(vec![index as u8; 10_000]));
-    let entry = |index| entry_to(quorate_core::Entry { log_id: LogId::new(1, index), payload: command(index) }).unwrap();
+    let entry =
+        |index| entry_to(quorate_core::Entry { log_id: LogId::new(1, index), payload: command(index) }).unwrap();
     let (sender, flushed) = C::oneshot();
     store.append(indexes.map(entry), IOFlushed::signal(sender)).await?;
     flushed.await.unwrap()
@@ -129,7 +130,10 @@ fn votes_are_saved_and_the_node_starts_again_and_again_on_a_full_disk() {
         assert!(!rig.reserve.is_full() && rig.reserved() == RESERVE);
         append(&mut store, 30..40).await.unwrap();
         let lens = rig.segment_lens();
-        assert!(lens.iter().rev().take(1).all(|len| *len == SEGMENT), "segments have their full length again: {lens:?}");
+        assert!(
+            lens.iter().rev().take(1).all(|len| *len == SEGMENT),
+            "segments have their full length again: {lens:?}"
+        );
     });
 }
 

@@ -6,12 +6,12 @@
 //! stream implies that everything before it is durable. `committed`, `truncate` and `purge` only take their place in
 //! the stream.
 
+#[cfg(test)]
+mod full_disk_tests;
 mod open;
 mod reader;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod full_disk_tests;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -77,7 +77,9 @@ struct OnDisk;
 struct InMemory;
 
 impl StoreBuilder<C, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>, TempDir> for OnDisk {
-    async fn build(&self) -> Result<(TempDir, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>), StorageError<C>> {
+    async fn build(
+        &self,
+    ) -> Result<(TempDir, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>), StorageError<C>> {
         let dir = TempDir::new();
         let opened = open_in(&dir, None).await.unwrap();
         Ok((dir, opened.store, machine().await))

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt, once, unfold};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
-    VoteRequest,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, VoteRequest,
 };
 use openraft_rt::{AsyncRuntime, Instant};
 use quorate_core::snapshot::Trailer;
