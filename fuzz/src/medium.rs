@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use quorate_core::LogId;
 use quorate_core::log::format::LogIdentity;
+use quorate_core::log::record::checksum;
 use quorate_core::log::recovery::{SegmentFacts, scan_segment};
 use quorate_core::log::writer::WriteStep;
 use quorate_core::log::{Damage, Flush, Recovered, recover};
@@ -89,16 +90,21 @@ impl Medium {
         self.files = self.durable.clone();
     }
 
-    /// What recovery makes of it. `None` if the last batch cannot be read to its end, which is an I/O error.
-    pub fn recover(&self, log: Option<LogIdentity>, applied: Option<LogId>) -> Result<Option<Recovered>, Damage> {
+    /// What recovery makes of it. All that it says is somewhere is there: who reads it by these lengths never asks for
+    /// more memory than the file has bytes.
+    pub fn recover(&self, log: Option<LogIdentity>, applied: Option<LogId>) -> Result<Recovered, Damage> {
         let facts: BTreeMap<u64, SegmentFacts> =
             self.files.iter().map(|(&n, bytes)| (n, scan_segment(n, &bytes.clone().into(), log))).collect();
         let mut recovered = recover(&facts, log, applied)?;
         if let Some((segment, offset, len)) = recovered.last_batch_at {
-            let Some(bytes) = self.read(segment, offset, len) else { return Ok(None) };
+            let bytes = self.read(segment, offset, len).expect("the last batch is in its file");
             recovered.resume.last_batch = Some((segment, offset, bytes.to_vec()));
         }
-        Ok(Some(recovered))
+        for (id, place, _) in &recovered.entries {
+            let record = self.read(place.segment, place.offset, place.len.into()).expect("an entry is in its file");
+            assert_eq!(checksum(record), place.crc, "entry {id}");
+        }
+        Ok(recovered)
     }
 
     /// `len` bytes of a segment; `None` if they are not there.
