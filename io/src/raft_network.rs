@@ -159,7 +159,7 @@ fn append_result<R: AsyncRuntime>(response: AppendResponse) -> StreamAppendResul
 }
 
 impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
-    type SnapshotData = SnapshotData<P>;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,

@@ -16,7 +16,7 @@ use openraft::raft::{
     VoteRequest,
 };
 use openraft_rt::{AsyncRuntime, Instant};
-use quorate_core::snapshot::Trailer;
+use quorate_core::snapshot::{Manifest, Trailer};
 use quorate_core::wire::{
     AppendRequest, AppendResponse, Failure, Fault, Hello, Refusal, RefusalCode, Request, Response, SnapshotMeta,
     SnapshotPart, TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest, VoteResponse,
@@ -203,8 +203,9 @@ impl<P: Platform> PeerService for Service<P> {
             return Err(invalid("a snapshot without a beginning"));
         };
         let raft = self.raft_for(&from, &vote)?;
+        let manifest = Manifest { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         let meta = snapshot_meta_to(&meta)?;
-        let mut receiver = SnapshotReceiver::new(&self.node.inner.store);
+        let mut receiver = SnapshotReceiver::new(&self.node.inner.store, manifest);
         let trailer = loop {
             match parts.next().await {
                 Some(SnapshotPart::Chunk(chunk)) => receiver.chunk(chunk).await.map_err(storage)?,

@@ -27,6 +27,7 @@ use crate::raft_config::raft_config;
 use crate::raft_network::NetworkFactory;
 use crate::reserve::{self, Reserve};
 use crate::state_machine::{Location, StateMachineStore};
+use crate::store::redb::Home;
 use crate::transport::{Identity, LocalIdentity, Peers, Server};
 use crate::types::Types;
 
@@ -188,8 +189,14 @@ async fn open_dir<P: Platform>(
     let reserve = open_reserve::<P>(&jobs, dir, config.reserve_bytes).await?;
     let record = read_record::<P>(&jobs, dir).await?;
     let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
-    let location = Location::Dir { jobs: jobs.clone(), dir: dir.join("store") };
-    let store = StateMachineStore::open(location, config.store, machine, durable_watch).await?;
+    let home = Home {
+        jobs: jobs.clone(),
+        dir: dir.join("store"),
+        reserve: Some(reserve.clone()),
+        cache_bytes: config.store.cache_bytes,
+    };
+    let dirty_bytes_max = config.store.dirty_bytes_max;
+    let store = StateMachineStore::open(Location::Dir(home), dirty_bytes_max, machine, durable_watch).await?;
     let readers = Jobs::start(disk, "log reads");
     let fresh = fresh_identity::<P>();
     let log = match log_store::open::<P>(disk, &readers, dir, config.log, fresh, store.durable(), durable).await {
@@ -243,7 +250,7 @@ async fn open_memory<P: Platform>(
 ) -> Result<Opened<P>, StartError> {
     let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
     let log = LogStore::in_memory(config.log, durable);
-    let store = StateMachineStore::open(Location::Memory, config.store, machine, durable_watch).await?;
+    let store = StateMachineStore::open(Location::Memory, config.store.dirty_bytes_max, machine, durable_watch).await?;
     Ok(Opened {
         log,
         store,

@@ -20,6 +20,7 @@
 //!
 //! The base is a `redb` file behind Quorate's own disk seam, or a map in memory; both hold the same pairs.
 
+mod blocks;
 mod error;
 mod layers;
 pub(crate) mod memory;
