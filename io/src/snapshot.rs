@@ -71,7 +71,7 @@ pub struct ChunkReader {
 }
 
 impl ChunkReader {
-    fn new(base: BaseView) -> Self {
+    pub(crate) fn new(base: BaseView) -> Self {
         Self { base, writer: ChunkWriter::default(), last_key: None }
     }
 
@@ -151,7 +151,11 @@ impl<P: Platform> SnapshotReceiver<P> {
     /// `InvalidData`: the peer sent something that is not the next chunk. `StorageFull`. Anything else: the disk
     /// failed, which harms nothing but this transfer.
     pub async fn chunk(&mut self, bytes: Bytes) -> io::Result<()> {
-        let chunk = self.verifier.chunk(&bytes).map_err(StoreError::from)?;
+        Ok(self.take(bytes).await?)
+    }
+
+    pub(crate) async fn take(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let chunk = self.verifier.chunk(&bytes)?;
         match &mut self.staging {
             Staging::Memory(map) => map.extend(chunk.pairs),
             Staging::Disk { home, generation, building } => {

@@ -19,7 +19,7 @@ use quorate_core::{LogId, StateMachine, StoredMembership};
 
 use crate::jobs::lock;
 use crate::platform::Platform;
-use crate::snapshot::{Received, SnapshotData, Source};
+use crate::snapshot::{ChunkReader, Received, SnapshotData, Source};
 use crate::store::redb::{Building, Committed, Home};
 use crate::store::{BaseView, Batch, Fault, Freeze, Layers, Position, StoreError, View, memory, redb};
 use crate::types::{
@@ -157,6 +157,13 @@ impl<P: Platform> StateMachineStore<P> {
     /// The last entry that the durable state has in it, D: the newest snapshot's.
     pub fn durable(&self) -> Option<LogId> {
         lock(&self.inner.layers).durable().0.applied
+    }
+
+    /// The durable state, for sending, and what it covers.
+    pub(crate) fn durable_state(&self) -> (Manifest, ChunkReader) {
+        let layers = lock(&self.inner.layers);
+        let (position, base) = layers.durable();
+        (position.into(), ChunkReader::new(base.clone()))
     }
 
     /// A hash of all pairs of the newest view: see [`View::state_hash`].

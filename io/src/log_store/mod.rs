@@ -34,6 +34,7 @@ use crate::platform::Platform;
 use crate::types::{self, Types, entry_from, log_id_from, log_id_to, raft, vote_from};
 
 pub use open::{OpenError, Opened, open};
+pub(crate) use open::{Peeked, peek};
 pub use reader::LogReader;
 
 /// How the log store behaves.

@@ -15,6 +15,7 @@
 mod config;
 mod error;
 mod founding;
+mod rebuild;
 mod requests;
 mod service;
 mod start;

@@ -18,10 +18,10 @@ use openraft::raft::{
 use openraft_rt::{AsyncRuntime, Instant};
 use quorate_core::snapshot::{Manifest, Trailer};
 use quorate_core::wire::{
-    AppendRequest, AppendResponse, Failure, Fault, Hello, Refusal, RefusalCode, Request, Response, SnapshotMeta,
-    SnapshotPart, TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest, VoteResponse,
+    AppendRequest, AppendResponse, Failure, Fault, Hello, PulledPart, Refusal, RefusalCode, Request, Response,
+    SnapshotMeta, SnapshotPart, TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest, VoteResponse,
 };
-use quorate_core::{ClusterId, NodeId, Vote};
+use quorate_core::{ClusterId, LogId, NodeId, Vote};
 
 use super::{Node, Raft};
 use crate::jobs::lock;
@@ -219,6 +219,10 @@ impl<P: Platform> PeerService for Service<P> {
         let snapshot = openraft::Snapshot { meta, snapshot };
         let response = raft.install_full_snapshot(vote_to(&vote), snapshot).await.map_err(fatal)?;
         Ok(vote_from(&response.vote))
+    }
+
+    fn pull(&self, from: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart> {
+        self.node.serve_pull(&from, at_least)
     }
 }
 

@@ -338,9 +338,10 @@ impl Blocks {
                 unsynced.groups.append(&mut lock(&self.state).cut(cut));
             }
             loop {
-                let next = lock(&self.state).spill.first().and_then(|stage| {
-                    stage.blocks.first_key_value().map(|(block, content)| (*block, content.clone()))
-                });
+                let next = lock(&self.state)
+                    .spill
+                    .first()
+                    .and_then(|stage| stage.blocks.first_key_value().map(|(block, content)| (*block, content.clone())));
                 let Some((block, content)) = next else { break };
                 self.put_blocks(unsynced, block, &content)?;
                 if let Some(stage) = lock(&self.state).spill.first_mut() {
@@ -473,7 +474,7 @@ impl Blocks {
     }
 
     /// Reads whole blocks.
-    fn get(&self, block: u64, out: &mut [u8]) -> io::Result<()> {
+    pub(super) fn get(&self, block: u64, out: &mut [u8]) -> io::Result<()> {
         for (block, run) in runs(block, out.len() as u64) {
             let out = &mut out[run];
             let count = (out.len() / BLOCK_BYTES) as u64;

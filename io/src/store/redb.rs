@@ -28,9 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
-};
+use ::redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use bytes::Bytes;
 use quorate_core::disk::{Disk, File, OpenMode, read_file};
 use quorate_core::snapshot::Manifest;
@@ -75,14 +73,6 @@ impl<D: Disk> fmt::Debug for Home<D> {
 }
 
 impl<D: Disk> Home<D> {
-    /// Does what cannot do without space, from the reserve if need be.
-    fn spend<T>(&self, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        match &self.reserve {
-            Some(reserve) => reserve.spend(op),
-            None => op(),
-        }
-    }
-
     pub(crate) fn mark_full(&self) {
         if let Some(reserve) = &self.reserve {
             reserve.mark_full();
@@ -96,22 +86,8 @@ impl<D: Disk> Home<D> {
         }
     }
 
-    /// As `replace_file` of the disk seam, with space from the reserve. Nothing is tried again once a sync has failed.
     fn replace(&self, disk: &D, path: &Path, content: &[u8]) -> Result<(), StoreError> {
-        let new = path.with_extension("new");
-        let replaced = || {
-            let file = self.spend(|| {
-                let file = disk.open(&new, OpenMode::Create)?;
-                file.set_len(0)?;
-                file.write_at(0, content)?;
-                Ok(file)
-            })?;
-            file.sync()?;
-            drop(file);
-            self.spend(|| disk.rename(&new, path))?;
-            disk.sync_dir(&self.dir)
-        };
-        replaced().map_err(|e| StoreError::io(path, e))
+        replace_spending(disk, self.reserve.as_ref(), path, content).map_err(|e| StoreError::io(path, e))
     }
 
     /// Makes `generation` the one that counts, atomically and durably.
@@ -123,6 +99,35 @@ impl<D: Disk> Home<D> {
     fn path(&self, generation: u64) -> PathBuf {
         self.dir.join(store_name(generation))
     }
+}
+
+/// Does what cannot do without space, from the reserve if need be.
+fn spend<D: Disk, T>(reserve: Option<&Reserve<D>>, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match reserve {
+        Some(reserve) => reserve.spend(op),
+        None => op(),
+    }
+}
+
+/// As `replace_file` of the disk seam, with space from the reserve. A sync that failed is not tried again, whatever it
+/// says.
+pub(crate) fn replace_spending<D: Disk>(
+    disk: &D,
+    reserve: Option<&Reserve<D>>,
+    path: &Path,
+    content: &[u8],
+) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let file = spend(reserve, || {
+        let file = disk.open(&new, OpenMode::Create)?;
+        file.set_len(0)?;
+        file.write_at(0, content)?;
+        Ok(file)
+    })?;
+    file.sync()?;
+    drop(file);
+    spend(reserve, || disk.rename(&new, path))?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn store_name(generation: u64) -> String {
@@ -412,7 +417,7 @@ fn open_existing<D: Disk>(disk: &D, home: &Home<D>, generation: u64) -> Result<O
             StoreError::UnknownVersion { file: path.clone(), version: version.into() }
         }
     })?;
-    home.spend(|| blocks.settle_header()).map_err(|e| StoreError::io(&path, e))?;
+    spend(home.reserve.as_ref(), || blocks.settle_header()).map_err(|e| StoreError::io(&path, e))?;
     blocks.let_spill();
     let file = open_database(home, generation, blocks)?;
     let manifest = manifest_of(&file)?;
@@ -550,10 +555,7 @@ impl Building {
     }
 
     /// Adds pairs; fastest in key order. After an error the file is of no use.
-    pub(crate) fn add<'p>(
-        &mut self,
-        pairs: impl IntoIterator<Item = &'p (Bytes, Bytes)>,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn add<'p>(&mut self, pairs: impl IntoIterator<Item = &'p (Bytes, Bytes)>) -> Result<(), StoreError> {
         let place = &self.file.place;
         let _writing = place.blocks.writing();
         let mut state = self.write.open_table(STATE).at(place)?;
@@ -606,12 +608,7 @@ impl Built {
 }
 
 /// Puts `built` in the place of `old`. A crash at any point leaves the one or the other.
-pub(crate) fn install<D: Disk>(
-    disk: &D,
-    home: &Home<D>,
-    old: &RedbView,
-    built: Built,
-) -> Result<Opened, StoreError> {
+pub(crate) fn install<D: Disk>(disk: &D, home: &Home<D>, old: &RedbView, built: Built) -> Result<Opened, StoreError> {
     let installed = built.install(disk, home);
     // Also when the switch failed: which file counts is then unknown until the next start, so neither may change.
     old.fence();

@@ -91,7 +91,8 @@ impl File for MemFile {
         self.set_len(len)
     }
     fn sync(&self) -> io::Result<()> {
-        match lock(&self.0).fail_sync {
+        let fails = lock(&self.0).fail_sync;
+        match fails {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => self.act(Op::Sync),
         }
@@ -190,21 +191,54 @@ fn refused(bytes: &[u8], what: impl std::fmt::Debug) -> bool {
     }
 }
 
+/// Every byte of every block and of its sum: nothing else than what was written is ever read.
+#[test]
+fn every_changed_byte_of_a_block_is_found() {
+    let (_, bytes) = two_commits();
+    let file = MemFile::of(&bytes);
+    let blocks = Blocks::open(Box::new(file.clone()), GENERATION).unwrap();
+    let mut count = 0;
+    let numbers = 1..=(bytes.len() / BLOCK_BYTES - 5) as u64;
+    let read = |blocks: &Blocks, number: u64| {
+        let mut out = vec![0; BLOCK_BYTES];
+        blocks.get(number, &mut out).map(|()| out)
+    };
+    let written: Vec<u64> = numbers.filter(|number| read(&blocks, *number).is_ok()).collect();
+    assert!(written.len() > 10, "{written:?}");
+    for number in &written {
+        let start = GROUPS_AT + *number as usize * BLOCK_BYTES;
+        for at in start..start + BLOCK_BYTES {
+            lock(&file.0).bytes[at] ^= 1 << (at % 8);
+            let error = read(&blocks, *number).expect_err("changed");
+            assert!(error.kind() == io::ErrorKind::InvalidData && error.to_string().contains(&start.to_string()));
+            lock(&file.0).bytes[at] ^= 1 << (at % 8);
+            count += 1;
+        }
+        let sum = GROUPS_AT + (*number as usize - 1) * 4;
+        for at in sum..sum + 4 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            let blocks = Blocks::open(Box::new(MemFile::of(&damaged)), GENERATION).unwrap();
+            read(&blocks, *number).expect_err("its sum is changed");
+        }
+    }
+    assert!(count > 10 * BLOCK_BYTES);
+}
+
+/// Every byte of the header, and a sample of all others, through redb.
 #[test]
 fn a_changed_byte_is_harmless_or_found() {
     let (_, bytes) = two_commits();
     let mut count = 0;
-    for at in (0..bytes.len()).filter(|at| bytes[*at] != 0 || at % 101 == 0) {
-        // Of runs of equal bytes, which are values, the edges and some of the inside.
-        if at > 0 && at + 1 < bytes.len() && bytes[at - 1] == bytes[at] && bytes[at + 1] == bytes[at] && at % 31 > 0 {
-            continue;
-        }
+    let content = |at: usize| bytes[at] != 0 && (at >= GROUPS_AT || at % BLOCK_BYTES < 320);
+    for at in (0..bytes.len()).filter(|at| (content(*at) && (*at < GROUPS_AT || at % 29 == 0)) || at % 1009 == 0) {
         let mut damaged = bytes.clone();
         damaged[at] ^= 1 << (at % 8);
-        count += usize::from(refused(&damaged, at));
-        assert!(at >= GROUPS_AT || found(&damaged).is_ok(), "a copy of the header at {at} is repaired");
+        let refused = refused(&damaged, at);
+        assert!(at >= GROUPS_AT || !refused, "a copy of the header at {at} is repaired");
+        count += usize::from(refused);
     }
-    assert!(count > 1000, "{count}");
+    assert!(count > 100, "{count}");
 }
 
 #[test]
@@ -212,7 +246,8 @@ fn misdirected_swapped_and_lost_writes_of_blocks_are_harmless_or_found() {
     let (before, bytes) = two_commits();
     let (mut misdirected, mut swapped, mut lost) = (0, 0, 0);
     for one in blocks_of(&bytes).filter(|one| one.start >= GROUPS_AT) {
-        for other in blocks_of(&bytes).filter(|other| other.start > one.start) {
+        let others = blocks_of(&bytes).filter(|other| other.start > one.start);
+        for other in others.filter(|other| (one.start + other.start) / BLOCK_BYTES % 3 == 0) {
             let mut damaged = bytes.clone();
             damaged.copy_within(one.clone(), other.start);
             misdirected += usize::from(refused(&damaged, ("misdirected", &one, &other)));
@@ -261,7 +296,7 @@ fn one_copy_of_the_header_is_enough() {
 #[test]
 fn a_truncated_file_is_found() {
     let (_, bytes) = two_commits();
-    let refusals = (0..bytes.len()).step_by(1000).filter(|len| refused(&bytes[..*len], len)).count();
+    let refusals = (0..bytes.len()).step_by(3000).filter(|len| refused(&bytes[..*len], len)).count();
     assert!(refusals > 10, "{refusals}");
 }
 
@@ -329,7 +364,9 @@ fn a_full_disk_at_any_write_fails_nothing() {
         assert!(rig.blocks.flush().unwrap());
         assert!(!rig.blocks.is_spilled());
         let journal = lock(&rig.file.0).journal.clone();
-        check_crashes(&start, &journal, &pairs(1), &pairs(2));
+        if space % 7 == 3 {
+            check_crashes(&start, &journal, &pairs(1), &pairs(2));
+        }
         rig.put(&pairs(3)).unwrap();
         assert_eq!(found(&rig.file.bytes()).unwrap(), pairs(3));
     }
@@ -358,7 +395,8 @@ fn any_offset_and_length_reads_back() {
     let backend = Backend(blocks);
     let mut model = vec![0; 3 * 1024 * BLOCK_BYTES];
     backend.set_len(model.len() as u64).unwrap();
-    let stretches = [(0, 320), (4090, 20), (4096, 4096), (8192, 3 * 4096), (1023 * 4096, 4 * 4096), (1024 * 4096 + 9, 9000)];
+    let stretches =
+        [(0, 320), (4090, 20), (4096, 4096), (8192, 3 * 4096), (1023 * 4096, 4 * 4096), (1024 * 4096 + 9, 9000)];
     for (n, (at, len)) in stretches.into_iter().enumerate() {
         let data: Vec<u8> = (0..len).map(|i| (i * 7 + n + 1) as u8).collect();
         backend.write(at as u64, &data).unwrap();
