@@ -85,7 +85,8 @@ async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
 async fn write_all(node: &TestNode, tag: u8) {
     for n in 0..PAIRS {
         let mut command = n.to_be_bytes().to_vec();
-        command.extend([tag.wrapping_add(n as u8); 1000]);
+        // More than fits into the cache.
+        command.extend([tag.wrapping_add(n as u8); 5000]);
         node.write(command.into()).await.unwrap();
     }
 }
