@@ -16,6 +16,7 @@ mod config;
 mod error;
 mod founding;
 mod full;
+mod rebuild;
 mod requests;
 mod service;
 mod start;
