@@ -193,3 +193,20 @@ pub fn replace_file<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Resul
     disk.rename(&temporary, path)?;
     disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
+
+/// Replaces `path` by the content that was just read from it and found to be whole. For a start, before anybody relies
+/// on the file: after a sync that failed, the cache may show content, or a name, that is not on the medium, and that no
+/// later sync puts there (duty 2).
+///
+/// A disk without space is let be: this guards against a second fault, and a node must start on a full disk.
+///
+/// # Errors
+/// As [`replace_file`].
+pub fn confirm_file<D: Disk>(disk: &D, path: &Path, content: &[u8]) -> io::Result<()> {
+    match replace_file(disk, path, content) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+        }
+        done => done,
+    }
+}

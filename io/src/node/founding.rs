@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use openraft_rt::AsyncRuntime;
 use prost::Message;
-use quorate_core::disk::{read_file, replace_file};
+use quorate_core::disk::{confirm_file, read_file, replace_file};
 use quorate_core::founding::{Card, Decision, FILE_NAME, Founding, FoundingRecord};
 use quorate_core::wire::{Request, Response};
 
@@ -22,17 +22,22 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// For one peer's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Reads the founding record of a data directory.
-pub(super) async fn read_record<P: Platform>(
-    jobs: &Jobs<P::Disk>,
-    dir: &Path,
-) -> Result<Option<FoundingRecord>, StartError> {
+/// Reads the founding record of a data directory, and makes sure that it is durable.
+#[doc(hidden)]
+pub async fn read_record<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<Option<FoundingRecord>, StartError> {
     let path = dir.join(FILE_NAME);
     let job_path = path.clone();
     let bytes = jobs.run(move |disk| read_file(disk, &job_path)).await.unwrap_or_else(|e| Err(io::Error::other(e)));
     match bytes {
         Ok(bytes) => match FoundingRecord::from_file(&bytes) {
-            Ok(record) => Ok(Some(record)),
+            Ok(record) => {
+                let job_path = path.clone();
+                let confirmed = jobs.run(move |disk| confirm_file(disk, &job_path, &bytes)).await;
+                match confirmed.unwrap_or_else(|e| Err(io::Error::other(e))) {
+                    Ok(()) => Ok(Some(record)),
+                    Err(error) => Err(StartError::Io { path, error }),
+                }
+            }
             Err(error) => Err(StartError::Record { path, error }),
         },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

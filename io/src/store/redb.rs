@@ -32,7 +32,7 @@ use ::redb::{
     WriteTransaction,
 };
 use bytes::Bytes;
-use quorate_core::disk::{Disk, File, OpenMode, read_file, replace_file};
+use quorate_core::disk::{Disk, File, OpenMode, confirm_file, read_file, replace_file};
 use quorate_core::snapshot::Manifest;
 
 use super::{Freeze, StoreError};
@@ -225,14 +225,16 @@ pub(crate) fn open<D: Disk>(disk: &D, dir: &Path, options: Options, jobs: &Jobs<
     disk.create_dir_all(dir).map_err(|e| StoreError::io(dir, e))?;
     let names = disk.list(dir).map_err(|e| StoreError::io(dir, e))?;
     let current = dir.join(CURRENT);
+    // What is seen here may not have reached the medium: a removal must not overtake the switch that allows it.
     let generation = if names.iter().any(|name| name == CURRENT) {
         let bytes = read_file(disk, &current).map_err(|e| StoreError::io(&current, e))?;
-        Some(decode_current(&current, &bytes)?)
+        let generation = decode_current(&current, &bytes)?;
+        confirm_file(disk, &current, &bytes).map_err(|e| StoreError::io(&current, e))?;
+        Some(generation)
     } else {
+        disk.sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
         None
     };
-    // What is seen here may not have reached the medium: a removal must not overtake the switch that allows it.
-    disk.sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
     for name in &names {
         let incoming = name.starts_with("incoming-") && name.ends_with(".snap");
         let store = name.starts_with("store-") && name.ends_with(".redb");
@@ -241,7 +243,9 @@ pub(crate) fn open<D: Disk>(disk: &D, dir: &Path, options: Options, jobs: &Jobs<
             return Err(StoreError::damaged(&path, format!("{CURRENT}, which says whether it counts, is missing")));
         }
         let counts = generation.is_some_and(|n| *name == store_name(n));
-        if incoming || (store && !counts) || name == "CURRENT.new" {
+        // The pointer that was just confirmed has used up its temporary file.
+        let leftover = name == "CURRENT.new" && generation.is_none();
+        if incoming || (store && !counts) || leftover {
             disk.remove(&path).map_err(|e| StoreError::io(&path, e))?;
         }
     }
