@@ -1,8 +1,6 @@
 //! Every legal state after a power loss is recovered, for every history; damage is noticed; and planted bugs are found.
 #![cfg(madsim)]
 
-use std::process::Command;
-
 use sim::crash_states::{Effort, Plant, all, crash, damage};
 
 #[test]

@@ -38,7 +38,8 @@ struct State {
     process: u64,
     /// So many operations take effect yet; then the process is dead.
     fuse: Option<u64>,
-    fail_sync: bool,
+    /// After so many syncs, one fails.
+    fail_sync: Option<u64>,
     record: bool,
     points: Vec<Point>,
     marks: usize,
@@ -83,7 +84,7 @@ impl RecordingDisk {
     pub(crate) fn kill(&self) -> Self {
         let mut state = self.lock();
         state.process += 1;
-        (state.fuse, state.fail_sync) = (None, false);
+        (state.fuse, state.fail_sync) = (None, None);
         state.locked.clear();
         let held = state.held.take();
         let process = state.process;
@@ -132,9 +133,10 @@ impl RecordingDisk {
         self.lock().fuse = Some(operations);
     }
 
-    /// The next sync of a file fails, and what it should have written is clean in the cache.
-    pub(crate) fn fail_next_sync(&self) {
-        self.lock().fail_sync = true;
+    /// After so many more syncs, of files and directories, one fails: what it should have written is clean in the
+    /// cache.
+    pub(crate) fn fail_sync_after(&self, syncs: u64) {
+        self.lock().fail_sync = Some(syncs);
     }
 
     /// Called whenever a worker has published an outcome.
@@ -187,6 +189,12 @@ fn dead() -> io::Error {
 }
 
 impl State {
+    fn sync_fails(&mut self) -> bool {
+        let left = self.fail_sync;
+        self.fail_sync = left.and_then(|left| left.checked_sub(1));
+        left == Some(0)
+    }
+
     fn point(&mut self, what: impl FnOnce() -> String) {
         if self.record {
             self.points.push(Point { what: what(), medium: self.medium.clone(), marks: self.marks });
@@ -232,7 +240,7 @@ impl RecordingFile {
 
     /// Whether a broken disk swallows this write.
     fn swallows(&self, state: &State, offset: u64, data: &[u8]) -> bool {
-        let Some(segment) = self.segment() else { return false };
+        let Some(segment) = self.segment().filter(|_| state.record) else { return false };
         if self.disk.planted(Plant::SealsAreLost) && data.len() >= BATCH_HEADER_BYTES {
             let mut uuid = [0; 16];
             uuid.copy_from_slice(&data[8..24]);
@@ -295,12 +303,12 @@ impl File for RecordingFile {
     fn sync(&self) -> io::Result<()> {
         let what = |name: &str| format!("{name}: sync");
         self.change(what, |state| {
-            if std::mem::take(&mut state.fail_sync) {
+            if state.sync_fails() {
                 state.medium.sync_failed(self.inode);
                 return Err(io::Error::other("the sync failed"));
             }
             let log = self.segment().is_some();
-            match self.disk.shared.plant {
+            match self.disk.shared.plant.filter(|_| state.record) {
                 Some(Plant::LogSyncsAreLies) if log => {}
                 Some(Plant::StoreSyncsAreLies) if !log => {}
                 Some(Plant::SyncForgetsASector) if log => state.medium.sync_badly(self.inode),
@@ -387,7 +395,11 @@ impl Disk for RecordingDisk {
         self.change(
             || format!("{}: sync directory", dir.display()),
             |state| {
-                let lie = self.planted(Plant::DirectorySyncsAreLies);
+                if state.sync_fails() {
+                    state.medium.sync_dir_failed(dir);
+                    return Err(io::Error::other("the sync of the directory failed"));
+                }
+                let lie = state.record && self.planted(Plant::DirectorySyncsAreLies);
                 if lie || state.medium.sync_dir(dir) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
             },
         )

@@ -2,31 +2,27 @@
 //! roll soon.
 
 use super::script::End::{Closed, Killed, PowerLost};
-use super::script::History;
 use super::script::Step::{
-    Abandon, Append, Apply, Blank, Committed, DiesAfter, Found, Idle, Install, Membership, Purge, Restart, Snapshot,
-    SyncFails, Together, Truncate, Vote,
+    Abandon, Append, Apply, Blank, Committed, DiesAfter, Found, Idle, Install, Membership, Next, Purge, Restart,
+    Snapshot, SyncFails, Together, Truncate, Vote,
 };
+use super::script::{History, Step};
 
-const fn log(
-    name: &'static str,
-    setup: &'static [super::script::Step],
-    steps: &'static [super::script::Step],
-) -> History {
+const fn log(name: &'static str, setup: &'static [Step], steps: &'static [Step]) -> History {
     History { name, store: false, setup: Some(setup), steps }
 }
 
-const fn node(
-    name: &'static str,
-    setup: &'static [super::script::Step],
-    steps: &'static [super::script::Step],
-) -> History {
+const fn node(name: &'static str, setup: &'static [Step], steps: &'static [Step]) -> History {
     History { name, store: true, setup: Some(setup), steps }
 }
 
+const SNAPSHOT: &[Step] = &[Append(1, 0, 5, 60), Apply(0), Snapshot, Apply(2)];
+const INSTALL: &[Step] = &[Append(1, 0, 3, 60), Apply(2), Snapshot];
+const ROLL: &[Step] = &[Vote(1, 1, true), Append(1, 0, 2, 60), Append(1, 2, 3, 5000), Append(1, 3, 4, 5000)];
+
 /// All of them.
 pub(crate) const ALL: &[History] = &[
-    History { name: "first start of a log", store: false, setup: None, steps: &[Append(1, 0, 1, 60)] },
+    History { name: "first start of a log", store: false, setup: None, steps: &[Restart(Killed), Append(1, 0, 1, 60)] },
     log("append", &[], &[Append(1, 0, 1, 60), Append(1, 1, 3, 90), Idle]),
     log("batches", &[], &[Append(1, 0, 1, 700), Append(1, 1, 2, 60), Append(1, 2, 5, 900), Idle]),
     log("vote", &[], &[Vote(1, 1, false), Vote(1, 1, true), Vote(2, 2, false)]),
@@ -103,13 +99,12 @@ pub(crate) const ALL: &[History] = &[
         "kill in a roll",
         &[Vote(1, 1, true), Append(1, 0, 2, 60), Append(1, 2, 3, 5000), Append(1, 3, 4, 5000)],
         &[
-            DiesAfter(5, &Append(1, 4, 5, 5000)),
+            DiesAfter(5, &Next(1, 1, 5000)),
             Restart(Killed),
-            Append(1, 4, 7, 5000),
-            Append(1, 7, 8, 60),
-            DiesAfter(8, &Append(1, 8, 9, 9000)),
+            Next(1, 3, 5000),
+            DiesAfter(8, &Next(1, 1, 9000)),
             Restart(Killed),
-            Append(1, 8, 9, 60),
+            Next(1, 1, 60),
         ],
     ),
     log(
@@ -127,10 +122,10 @@ pub(crate) const ALL: &[History] = &[
         "failed sync",
         &[Vote(1, 1, true), Append(1, 0, 2, 60)],
         &[
-            SyncFails(&Append(1, 2, 3, 60)),
+            SyncFails(0, &Append(1, 2, 3, 60)),
             Restart(Killed),
             Append(1, 3, 4, 60),
-            SyncFails(&Vote(2, 1, false)),
+            SyncFails(0, &Vote(2, 1, false)),
             Restart(Killed),
         ],
     ),
@@ -138,7 +133,7 @@ pub(crate) const ALL: &[History] = &[
         name: "first start of a node",
         store: true,
         setup: None,
-        steps: &[Found(false), Found(true), Membership(0, 0), Vote(1, 1, true), Blank(1, 1)],
+        steps: &[Restart(Killed), Found(false), Found(true), Membership(0, 0), Vote(1, 1, true), Blank(1, 1)],
     },
     node("snapshot", &[Append(1, 0, 4, 60)], &[Committed(1, 3), Apply(3), Snapshot, Append(1, 4, 5, 60)]),
     node(
@@ -210,4 +205,142 @@ pub(crate) const ALL: &[History] = &[
         &[Append(1, 0, 3, 60), Apply(2), Snapshot],
         &[DiesAfter(20, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Apply(3), Snapshot],
     ),
+    node(
+        "failed first sync of a snapshot",
+        SNAPSHOT,
+        &[
+            SyncFails(0, &Snapshot),
+            Restart(Killed),
+            Apply(4),
+            Snapshot,
+            Purge(1, 4),
+            Append(1, 5, 6, 60),
+            Restart(PowerLost),
+        ],
+    ),
+    node(
+        "failed sync 0 of an install",
+        INSTALL,
+        &[SyncFails(0, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 1 of an install",
+        INSTALL,
+        &[SyncFails(1, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 2 of an install",
+        INSTALL,
+        &[SyncFails(2, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 3 of an install",
+        INSTALL,
+        &[SyncFails(3, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 4 of an install",
+        INSTALL,
+        &[SyncFails(4, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 5 of an install",
+        INSTALL,
+        &[SyncFails(5, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 6 of an install",
+        INSTALL,
+        &[SyncFails(6, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 7 of an install",
+        INSTALL,
+        &[SyncFails(7, &Install(3, 8)), Restart(Killed), Append(3, 9, 10, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed syncs of the founding record",
+        &[],
+        &[
+            SyncFails(0, &Found(false)),
+            Restart(Killed),
+            SyncFails(1, &Found(false)),
+            Restart(Killed),
+            Vote(1, 1, true),
+            Restart(PowerLost),
+        ],
+    ),
+    log(
+        "failed sync of a roll 0",
+        ROLL,
+        &[SyncFails(0, &Append(1, 4, 5, 5000)), Restart(Killed), Blank(2, 4), Restart(PowerLost)],
+    ),
+    log(
+        "failed sync of a roll 1",
+        ROLL,
+        &[SyncFails(1, &Append(1, 4, 5, 5000)), Restart(Killed), Blank(2, 4), Restart(PowerLost)],
+    ),
+    log(
+        "failed sync of a roll 2",
+        ROLL,
+        &[SyncFails(2, &Append(1, 4, 5, 5000)), Restart(Killed), Blank(2, 4), Restart(PowerLost)],
+    ),
+    log(
+        "failed sync of a roll 3",
+        ROLL,
+        &[SyncFails(3, &Append(1, 4, 5, 5000)), Restart(Killed), Blank(2, 4), Restart(PowerLost)],
+    ),
+    log(
+        "failed syncs of starts",
+        ROLL,
+        &[
+            SyncFails(0, &Restart(Killed)),
+            SyncFails(1, &Restart(Killed)),
+            SyncFails(2, &Restart(Killed)),
+            SyncFails(3, &Restart(Killed)),
+            SyncFails(4, &Restart(Killed)),
+            Restart(Killed),
+            Append(1, 4, 5, 60),
+            Restart(PowerLost),
+        ],
+    ),
+    node(
+        "failed syncs of starts of a node",
+        &[Found(true), Vote(1, 1, true), Append(1, 0, 6, 60), Apply(3), Snapshot, Purge(1, 2)],
+        &[
+            SyncFails(0, &Restart(Killed)),
+            SyncFails(1, &Restart(Killed)),
+            SyncFails(2, &Restart(Killed)),
+            SyncFails(3, &Restart(Killed)),
+            SyncFails(4, &Restart(Killed)),
+            SyncFails(5, &Restart(Killed)),
+            SyncFails(6, &Restart(Killed)),
+            SyncFails(7, &Restart(Killed)),
+            SyncFails(8, &Restart(Killed)),
+            Restart(Killed),
+            Append(1, 6, 7, 60),
+            Restart(PowerLost),
+        ],
+    ),
+    History {
+        name: "failed syncs of first starts",
+        store: true,
+        setup: None,
+        steps: &[
+            SyncFails(0, &Restart(Killed)),
+            SyncFails(1, &Restart(Killed)),
+            SyncFails(2, &Restart(Killed)),
+            SyncFails(3, &Restart(Killed)),
+            SyncFails(4, &Restart(Killed)),
+            SyncFails(5, &Restart(Killed)),
+            SyncFails(6, &Restart(Killed)),
+            SyncFails(7, &Restart(Killed)),
+            Restart(Killed),
+            Append(1, 0, 3, 60),
+            Apply(2),
+            Snapshot,
+            Purge(1, 2),
+            Restart(PowerLost),
+        ],
+    },
 ];

@@ -341,6 +341,11 @@ impl Medium {
         self.inode(inode).sync_failed();
     }
 
+    /// As [`Medium::sync_failed`], of names.
+    pub(crate) fn sync_dir_failed(&mut self, dir: &Path) {
+        self.dirs.get_mut(dir).into_iter().flat_map(BTreeMap::values_mut).for_each(|versions| versions.dirty = false);
+    }
+
     pub(crate) fn sync_dir(&mut self, dir: &Path) -> bool {
         let Some(entries) = self.dirs.get_mut(dir) else { return false };
         entries.values_mut().for_each(Versions::settle);

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
-use quorate_core::disk::{Disk, read_file, replace_file};
+use quorate_core::disk::{Disk, replace_file};
 use quorate_core::founding::{self, FoundingRecord};
 use quorate_core::log::format::{BLOCK_BYTES, LogIdentity};
 use quorate_core::log::writer::LogOptions;
 use quorate_core::{Entry, LogId, NodeId, StateMachine, StateMut, StateRef, StoredMembership, Vote};
 use quorate_io::log_store::{self, LogConfig, LogStore, OpenError};
+use quorate_io::node::read_record;
 use quorate_io::snapshot::SnapshotReceiver;
 use quorate_io::state_machine::{Location, Snapshot, StateMachineStore, StoreConfig};
 use quorate_io::types::{Types, entry_from, entry_to, log_id_from, log_id_to, raft, vote_from, vote_to};
@@ -168,7 +169,7 @@ impl Storage {
             disk.lock(data_dir())
         });
         locked.await.map_err(Refusal::new)?.map_err(Refusal::new)?;
-        let founding = read_founding(&jobs).await.map_err(Refusal::new)?;
+        let founding = read_record::<CrashPlatform>(&jobs, data_dir()).await.map_err(Refusal::new)?;
         let (durable, watch) = C::watch_channel(None::<LogId>);
         let store = if with_store {
             let location = Location::Dir { jobs: jobs.clone(), dir: store_dir() };
@@ -287,17 +288,6 @@ fn text(error: impl std::fmt::Display) -> String {
 
 fn store_config() -> StoreConfig {
     StoreConfig { cache_bytes: 1 << 20, ..StoreConfig::default() }
-}
-
-async fn read_founding(jobs: &Jobs<RecordingDisk>) -> Result<Option<FoundingRecord>, String> {
-    let read = jobs.run(|disk| read_file(disk, &data_dir().join(founding::FILE_NAME))).await.map_err(text)?;
-    match read {
-        Ok(bytes) => FoundingRecord::from_file(&bytes)
-            .map(Some)
-            .map_err(|e| format!("{}: {e}", data_dir().join(founding::FILE_NAME).display())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(text(e)),
-    }
 }
 
 fn store_state(store: &StateMachineStore<CrashPlatform>) -> Result<StoreState, String> {

@@ -36,6 +36,8 @@ pub(crate) enum End {
 pub(crate) enum Step {
     /// Appends commands of one term from the first index to before the second, each of about so many bytes.
     Append(u64, u64, u64, usize),
+    /// Appends so many commands of this term behind what there is, each of about so many bytes.
+    Next(u64, u64, usize),
     /// Appends a leader's blank entry.
     Blank(u64, u64),
     /// Appends a membership.
@@ -66,8 +68,8 @@ pub(crate) enum Step {
     Restart(End),
     /// The process dies so many operations after this step began.
     DiesAfter(u64, &'static Step),
-    /// The first sync of this step fails.
-    SyncFails(&'static Step),
+    /// Of the syncs of this step, of files and directories, the one after so many fails.
+    SyncFails(u64, &'static Step),
 }
 
 /// A script with its name.
@@ -76,7 +78,7 @@ pub(crate) struct History {
     pub(crate) name: &'static str,
     /// Without one, the log is all there is.
     pub(crate) store: bool,
-    /// What happens before anything is recorded; `None` if the first start is recorded too.
+    /// What happens after the first start and before anything is recorded; `None` if there is no start before.
     pub(crate) setup: Option<&'static [Step]>,
     pub(crate) steps: &'static [Step],
 }
@@ -139,17 +141,14 @@ pub(crate) async fn record(history: &History, plant: Option<Plant>) -> Result<Re
         applied: StoreState::default(),
         starts: 0,
     };
-    if history.setup.is_none() {
-        disk.record();
+    if let Some(setup) = history.setup {
+        driver.start().await?;
+        for step in setup {
+            driver.step(step).await.map_err(|e| format!("{step:?}: {e}"))?;
+        }
     }
-    driver.start().await?;
-    for step in history.setup.into_iter().flatten() {
-        driver.step(step).await.map_err(|e| format!("{step:?}: {e}"))?;
-    }
-    let before = if history.setup.is_some() { disk.operations() } else { 0 };
-    if history.setup.is_some() {
-        disk.record();
-    }
+    let before = disk.operations();
+    disk.record();
     for step in history.steps {
         driver.step(step).await.map_err(|e| format!("{step:?}: {e}"))?;
     }
@@ -193,6 +192,10 @@ impl Driver {
     fn log_step(&mut self, step: &Step) -> io::Result<Option<Task>> {
         let (records, entries) = match *step {
             Step::Append(term, from, to, bytes) => (Vec::new(), (from..to).map(|i| command(term, i, bytes)).collect()),
+            Step::Next(term, count, bytes) => {
+                let from = self.model.log().last.map_or(0, |id| id.index + 1);
+                (Vec::new(), (from..from + count).map(|i| command(term, i, bytes)).collect())
+            }
             Step::Blank(term, index) => (Vec::new(), vec![entry(term, index, Payload::Blank)]),
             Step::Membership(term, index) => {
                 (Vec::new(), vec![entry(term, index, Payload::Membership(membership(index)))])
@@ -279,8 +282,13 @@ impl Driver {
                 self.disk.kill_after(operations);
                 expect_failure(Box::pin(self.step(step)).await)
             }
-            Step::SyncFails(step) => {
-                self.disk.fail_next_sync();
+            Step::SyncFails(syncs, Step::Restart(end)) => {
+                self.end(*end).await?;
+                self.disk.fail_sync_after(syncs);
+                expect_failure(self.start().await)
+            }
+            Step::SyncFails(syncs, step) => {
+                self.disk.fail_sync_after(syncs);
                 expect_failure(Box::pin(self.step(step)).await)
             }
             _ => Ok(()),
