@@ -16,24 +16,29 @@ fn every_legal_state_recovers_to_what_was_acknowledged_and_damage_is_never_silen
     }
 }
 
-/// Each in the first of its histories; what has to be said of it is part of the answer.
+/// Each plant begins to act when recording does, so what is lost is what the history wrote. Without a plant the same
+/// histories are clean: the test above.
 #[test]
 fn planted_bugs_are_found() {
-    for (plant, history, says) in [
-        (Plant::LogSyncsAreLies, "append", "none of the"),
-        (Plant::LogSyncsAreLies, "vote", "none of the"),
-        (Plant::SyncForgetsASector, "append", ""),
-        (Plant::DirectorySyncsAreLies, "roll", ""),
-        (Plant::DirectorySyncsAreLies, "install", ""),
-        (Plant::StoreSyncsAreLies, "snapshot then purge", ""),
-        (Plant::RewritesAreSkipped, "failed sync", ""),
+    for (plant, history) in [
+        (Plant::LogSyncsAreLies, "append"),
+        (Plant::LogSyncsAreLies, "vote"),
+        (Plant::LogSyncsAreLies, "leader change"),
+        (Plant::SyncForgetsASector, "append"),
+        (Plant::SyncForgetsASector, "vote then append"),
+        (Plant::DirectorySyncsAreLies, "roll"),
+        (Plant::DirectorySyncsAreLies, "install"),
+        (Plant::DirectorySyncsAreLies, "first start of a node"),
+        (Plant::StoreSyncsAreLies, "snapshot then purge"),
+        (Plant::RewritesAreSkipped, "failed sync"),
     ] {
         let violation = match crash(history, Effort::CI, Some(plant)) {
             Ok(report) => report.violation,
             Err(error) => Some(error),
         };
-        println!("{plant:?} in {history:?}: {violation:?}");
-        assert!(violation.as_ref().is_some_and(|text| text.contains(says)), "{plant:?} in {history:?}: {violation:?}");
+        let text: String = violation.unwrap_or_default().chars().take(1500).collect();
+        println!("{plant:?} in {history:?}: {text}\n");
+        assert!(text.starts_with("power lost at") || text.contains("start "), "{plant:?} in {history:?}: {text:?}");
     }
 }
 
