@@ -7,10 +7,10 @@ use std::time::Duration;
 use openraft_rt::AsyncRuntime;
 use quorate_core::log::format::{BLOCK_BYTES, parse_segment_name, segment_name};
 
+use super::content::Image;
 use super::disk::RecordingDisk;
-use super::medium::Image;
 use super::node::{CrashPlatform, Recovered, Refusal, Storage, data_dir, fresh};
-use super::script::{History, Step, record};
+use super::script::{History, record};
 use super::{Effort, Plant};
 use crate::platform::SimRuntime;
 
@@ -57,11 +57,8 @@ pub(super) async fn damage(
     effort: Effort,
     plant: Option<Plant>,
 ) -> Result<DamageReport, String> {
-    let steps: Vec<Step> = history.steps.iter().copied().chain([Step::Idle]).collect();
-    let history = History { steps: Box::leak(steps.into_boxed_slice()), ..*history };
-    let recording = record(&history, plant).await?;
     // What no sync has confirmed yet is there too: this is not about power.
-    let whole = recording.end;
+    let whole = record(history, plant).await?.end;
     let mut damager = Damager {
         with_store: history.store,
         plant,

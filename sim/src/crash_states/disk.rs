@@ -14,7 +14,8 @@ use quorate_core::disk::{Disk, File, OpenMode, Step, Wake, Worker};
 use quorate_core::log::format::{BATCH_HEADER_BYTES, BatchKind, decode_batch_header, parse_segment_name};
 
 use super::Plant;
-use super::medium::{Image, Medium};
+use super::content::Image;
+use super::medium::Medium;
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

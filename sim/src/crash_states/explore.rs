@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
 
+use super::content::Image;
 use super::disk::{Point, RecordingDisk};
-use super::medium::{Choices, Image};
+use super::medium::Choices;
 use super::model::Model;
 use super::node::{CrashPlatform, Recovered, Storage, fresh};
 use super::script::{History, go_on, record};

@@ -19,6 +19,7 @@
 //! only a power loss did may be called damage. The other way round, [`damage`] changes blocks of a medium on which
 //! everything is durable, and nothing may be lost or invented without being called so.
 
+mod content;
 mod damage;
 mod disk;
 mod explore;

@@ -14,8 +14,8 @@ use quorate_core::log::record::Record;
 use quorate_core::{Entry, LogId, Member, Membership, NodeId, Payload, Vote};
 
 use super::Plant;
+use super::content::Image;
 use super::disk::{Point, RecordingDisk};
-use super::medium::Image;
 use super::model::{Mark, Model, apply_entry};
 use super::node::{CrashPlatform, Recovered, Storage, StoreState, fresh};
 use crate::platform::SimRuntime;
@@ -89,7 +89,7 @@ pub(crate) struct Recording {
     pub(crate) marks: Vec<Mark>,
     /// Operations on the disk while recording.
     pub(crate) operations: u64,
-    /// The disk at the end, as the last process left it in the cache.
+    /// The disk once the log was idle, as the last process left it in the cache.
     pub(crate) end: Image,
 }
 
@@ -152,12 +152,14 @@ pub(crate) async fn record(history: &History, plant: Option<Plant>) -> Result<Re
     for step in history.steps {
         driver.step(step).await.map_err(|e| format!("{step:?}: {e}"))?;
     }
+    let (points, operations) = (disk.take_points(), disk.operations() - before);
+    // So that the last batch is sealed in the image that damage is done to.
+    driver.step(&Step::Idle).await.map_err(|e| e.to_string())?;
     driver.disk.kill();
     drop(driver.storage.take());
     let end = disk.medium().cached();
-    let operations = disk.operations() - before;
     let marks = std::mem::take(&mut *lock(&driver.marks.list));
-    Ok(Recording { points: disk.take_points(), marks, operations, end })
+    Ok(Recording { points, marks, operations, end })
 }
 
 impl Driver {
