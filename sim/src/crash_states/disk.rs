@@ -150,10 +150,10 @@ impl RecordingDisk {
         self.lock().held = Some(Vec::new());
     }
 
-    /// Lets the workers go that were roused meanwhile.
+    /// Lets the workers go that were roused meanwhile, the last one first: nobody may rely on another being faster.
     pub(crate) fn release(&self) {
         let held = self.lock().held.take();
-        held.into_iter().flatten().for_each(|worker| worker.run());
+        held.into_iter().flatten().rev().for_each(|worker| worker.run());
     }
 
     fn planted(&self, plant: Plant) -> bool {

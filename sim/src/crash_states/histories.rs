@@ -137,6 +137,11 @@ pub(crate) const ALL: &[History] = &[
     },
     node("snapshot", &[Append(1, 0, 4, 60)], &[Committed(1, 3), Apply(3), Snapshot, Append(1, 4, 5, 60)]),
     node(
+        "snapshot of entries that are not durable yet",
+        &[Append(1, 0, 2, 60)],
+        &[Together(&[Append(1, 2, 4, 60), Apply(3), Snapshot]), Purge(1, 3), Append(1, 4, 5, 60)],
+    ),
+    node(
         "snapshot then purge",
         &[Membership(0, 0), Append(1, 1, 3, 60), Append(1, 3, 4, 5000), Append(1, 4, 6, 60)],
         &[Committed(1, 5), Apply(4), Snapshot, Purge(1, 4), Append(1, 6, 7, 60), Idle],

@@ -275,11 +275,6 @@ impl Storage {
     pub(crate) async fn close(&self) -> io::Result<()> {
         self.log.close().await
     }
-
-    /// For a task that outlives a borrow.
-    pub(crate) fn handle(&self) -> Self {
-        self.clone()
-    }
 }
 
 fn text(error: impl std::fmt::Display) -> String {

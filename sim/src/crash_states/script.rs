@@ -111,7 +111,8 @@ impl Marks {
     }
 }
 
-type Task = (Pin<Box<dyn Future<Output = io::Result<()>> + Send>>, usize);
+/// Something under way, and what the outside is told when it is done.
+type Task = (Pin<Box<dyn Future<Output = io::Result<()>> + Send>>, Option<Mark>);
 
 struct Driver {
     disk: RecordingDisk,
@@ -210,42 +211,33 @@ impl Driver {
             Step::Purge(term, index) => (vec![Record::Purge(LogId::new(term, index))], vec![]),
             _ => return Ok(None),
         };
-        let storage = self.storage()?.handle();
+        let storage = self.storage()?.clone();
         let pushed: Vec<Record> = records.iter().cloned().chain(entries.iter().cloned().map(Record::Entry)).collect();
-        let through = self.push(pushed);
+        let done = Some(Mark::Acknowledged(self.push(pushed)));
         let task: Task = match records.into_iter().next() {
-            None => (Box::pin(async move { storage.append(entries).await }), through),
-            Some(Record::Vote(vote)) => (Box::pin(async move { storage.vote(vote).await }), through),
+            None => (Box::pin(async move { storage.append(entries).await }), done),
+            Some(Record::Vote(vote)) => (Box::pin(async move { storage.vote(vote).await }), done),
             // These only take their place in the stream: when they return, nothing is durable.
-            Some(Record::Committed(id)) => (Box::pin(async move { storage.committed(id).await }), 0),
-            Some(Record::Truncate(after)) => (Box::pin(async move { storage.truncate(after).await }), 0),
-            Some(Record::Purge(upto)) => (Box::pin(async move { storage.purge(upto).await }), 0),
+            Some(Record::Committed(id)) => (Box::pin(async move { storage.committed(id).await }), None),
+            Some(Record::Truncate(after)) => (Box::pin(async move { storage.truncate(after).await }), None),
+            Some(Record::Purge(upto)) => (Box::pin(async move { storage.purge(upto).await }), None),
             Some(Record::Entry(_)) => return Ok(None),
         };
         Ok(Some(task))
     }
 
     async fn step(&mut self, step: &Step) -> io::Result<()> {
-        if let Some((task, through)) = self.log_step(step)? {
+        if let Some((task, done)) = self.log_step(step)? {
             settle(task).await?;
-            if through > 0 {
-                self.mark(Mark::Acknowledged(through));
-            }
+            done.into_iter().for_each(|mark| self.mark(mark));
             return Ok(());
         }
         match *step {
-            Step::Apply(upto) => {
-                let entries = self.model.log().entries.clone();
-                let applied = self.applied.applied.map(|id| id.index);
-                let new: Vec<Entry> =
-                    entries.into_iter().filter(|e| Some(e.log_id.index) > applied && e.log_id.index <= upto).collect();
-                new.iter().for_each(|entry| apply_entry(&mut self.applied, entry));
-                settle(self.storage()?.apply(new)).await
-            }
+            Step::Apply(upto) => settle(self.apply(upto)?).await,
             Step::Snapshot => {
-                self.mark(Mark::StoreBegun { state: self.applied.clone(), installed: false });
-                settle(self.storage()?.build_snapshot()).await?;
-                self.mark(Mark::StoreDone);
+                let (task, done) = self.snapshot()?;
+                settle(task).await?;
+                done.into_iter().for_each(|mark| self.mark(mark));
                 Ok(())
             }
             Step::Install(term, index) => {
@@ -297,40 +289,54 @@ impl Driver {
         }
     }
 
+    fn apply(&mut self, upto: u64) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<>> {
+        let mut new = self.model.log().entries;
+        let applied = self.applied.applied.map(|id| id.index);
+        new.retain(|entry| Some(entry.log_id.index) > applied && entry.log_id.index <= upto);
+        new.iter().for_each(|entry| apply_entry(&mut self.applied, entry));
+        let storage = self.storage()?.clone();
+        Ok(async move { storage.apply(new).await })
+    }
+
+    fn snapshot(&mut self) -> io::Result<Task> {
+        let storage = self.storage()?.clone();
+        self.mark(Mark::StoreBegun { state: self.applied.clone(), installed: false });
+        Ok((Box::pin(async move { storage.build_snapshot().await }), Some(Mark::StoreDone)))
+    }
+
     fn together(&mut self, steps: &[Step]) -> io::Result<()> {
         self.disk.hold();
         let mut tasks = Vec::new();
         for step in steps {
-            let task = self.log_step(step)?;
-            let mut task = task.ok_or_else(|| io::Error::other("only the log can be held"))?;
+            let task = match *step {
+                Step::Apply(upto) => Some((Box::pin(self.apply(upto)?) as Pin<Box<_>>, None)),
+                Step::Snapshot => Some(self.snapshot()?),
+                _ => self.log_step(step)?,
+            };
+            let mut task = task.ok_or_else(|| io::Error::other("this cannot be held"))?;
             if task.0.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
                 tasks.push(task);
             }
         }
         let tasks = Arc::new(Mutex::new(tasks));
-        let (marks, waiting) = (self.marks.clone(), tasks.clone());
-        let acknowledged = Arc::new(Mutex::new(0));
-        let seen = acknowledged.clone();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let (marks, waiting, tell) = (self.marks.clone(), tasks.clone(), told.clone());
         self.disk.set_hook(Arc::new(move || {
             let Ok(mut tasks) = waiting.try_lock() else { return };
-            let mut through = 0;
-            tasks.retain_mut(|(task, ticket)| {
-                let ready = task.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-                through = through.max(if ready.is_ready() { *ticket } else { 0 });
-                ready.is_pending()
+            tasks.retain_mut(|(task, done)| {
+                let ready = task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+                if let Some(mark) = done.take_if(|_| ready) {
+                    marks.push(mark.clone());
+                    lock(&tell).push(mark);
+                }
+                !ready
             });
-            drop(tasks);
-            if through > 0 {
-                *lock(&seen) = through;
-                marks.push(Mark::Acknowledged(through));
-            }
         }));
         self.disk.release();
         self.disk.set_hook(Arc::new(|| {}));
-        let through = *lock(&acknowledged);
-        self.model.mark(&Mark::Acknowledged(through));
+        lock(&told).iter().for_each(|mark| self.model.mark(mark));
         let left = lock(&tasks).len();
-        if left == 0 { Ok(()) } else { Err(io::Error::other("a held step was not acknowledged")) }
+        if left == 0 { Ok(()) } else { Err(io::Error::other("a held step does not come to its end")) }
     }
 
     async fn restart(&mut self, end: End) -> io::Result<()> {
