@@ -51,7 +51,7 @@ const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// Where a store keeps its base.
 #[derive(Debug)]
-pub(crate) enum Location<D: Disk> {
+pub enum Location<D: Disk> {
     /// In memory: lost with the process. Does nothing with any disk.
     Memory,
     /// In a directory that is the store's own.
@@ -112,7 +112,7 @@ impl<P: Platform> StateMachineStore<P> {
     ///
     /// # Errors
     /// The disk fails, the data is damaged, or a newer program wrote it.
-    pub(crate) async fn open(
+    pub async fn open(
         location: Location<P::Disk>,
         dirty_bytes_max: u64,
         machine: Arc<dyn StateMachine>,

@@ -26,7 +26,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Reads the founding record of a data directory, and writes it again as it is: if a sync of it had failed in an earlier
 /// process, what is read is not yet on the medium.
-pub(super) async fn read_record<P: Platform>(
+#[doc(hidden)]
+pub async fn read_record<P: Platform>(
     jobs: &Jobs<P::Disk>,
     dir: &Path,
     reserve: &Reserve<P::Disk>,

@@ -59,3 +59,4 @@ mod tests;
 pub use error::StoreError;
 pub use layers::View;
 pub(crate) use layers::{BaseView, Batch, Fault, Freeze, Layer, Layers, Position};
+pub use redb::Home;

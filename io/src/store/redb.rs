@@ -48,15 +48,15 @@ const CURRENT_MAGIC: [u8; 4] = *b"QCUR";
 const CURRENT_BYTES: usize = 20;
 
 /// A store's directory, and who works there.
-pub(crate) struct Home<D: Disk> {
+pub struct Home<D: Disk> {
     /// Does all that writes there.
-    pub(crate) jobs: Jobs<D>,
+    pub jobs: Jobs<D>,
     /// Created if need be.
-    pub(crate) dir: PathBuf,
+    pub dir: PathBuf,
     /// Space for what must be written on a full disk.
-    pub(crate) reserve: Option<Reserve<D>>,
+    pub reserve: Option<Reserve<D>>,
     /// redb's cache in bytes.
-    pub(crate) cache_bytes: usize,
+    pub cache_bytes: usize,
 }
 
 impl<D: Disk> Clone for Home<D> {
