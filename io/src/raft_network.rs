@@ -167,7 +167,7 @@ fn disk_full<R: AsyncRuntime>() -> RPCError<Types<R>> {
 }
 
 impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
-    type SnapshotData = SnapshotData<P>;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,

@@ -86,6 +86,8 @@ mod cluster;
 #[cfg(madsim)]
 pub mod conformance;
 #[cfg(madsim)]
+pub mod crash_states;
+#[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
 pub mod plan;

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::LogId;
 use quorate_core::disk::{Disk, File, OpenMode, read_file, replace_file};
 use quorate_core::identity::{self, IdentityError};
 use quorate_core::log::format::{LogIdentity, SEGMENT_BYTES_MAX, parse_segment_name, segment_name};
+use quorate_core::log::record::{self, Record};
 use quorate_core::log::recovery::{DamageKind, Recovered, SegmentFacts, recover, scan_segment};
 use quorate_core::log::writer::{LogOptions, Place};
 use quorate_core::log::{Damage, LogWriter};
+use quorate_core::{LogId, Membership, Payload};
 
 use super::worker::{LogWorker, Segments};
 use super::{DurableSender, LogConfig, LogStore, Slot, State};
@@ -104,6 +105,54 @@ pub async fn open<P: Platform>(
     let _ = store.shared.wake.set(wake);
     store.start_sealer();
     Ok(Opened { store, identity, boot_epoch: opened_epoch, has_history })
+}
+
+/// What a log says before it is opened.
+#[derive(Debug)]
+pub(crate) struct Peeked {
+    pub(crate) identity: LogIdentity,
+    /// Of the last start; opening the log makes it one more.
+    pub(crate) boot_epoch: u64,
+    /// The entries up to this one are only in snapshots.
+    pub(crate) purged: Option<LogId>,
+    /// The newest membership in it.
+    pub(crate) membership: Option<Membership>,
+}
+
+/// Reads the log in `dir` without changing anything, for a node that has lost the state its log goes on from; `None`
+/// if there is no log.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) async fn peek<D: Disk>(jobs: &Jobs<D>, dir: &Path) -> Result<Option<Peeked>, OpenError> {
+    let (job_dir, path) = (dir.to_owned(), dir.to_owned());
+    let stopped = |e| OpenError::Io { path, error: io::Error::other(e) };
+    jobs.run(move |disk| peek_dir(disk, &job_dir)).await.map_err(stopped)?
+}
+
+fn peek_dir<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Peeked>, OpenError> {
+    let known = read_identity(disk, dir)?;
+    let facts = scan_dir(disk, dir, known)?;
+    let damaged = |damage| OpenError::Damage { dir: dir.to_owned(), damage };
+    // The state is to come: it will have what was purged.
+    let recovered = recover(&facts, known, None).or_else(|damage| match damage.kind {
+        DamageKind::StoreBehindPurge { purged, .. } => recover(&facts, known, Some(purged)),
+        _ => Err(damage),
+    });
+    let recovered = recovered.map_err(damaged)?;
+    let Some(identity) = known.or(recovered.log) else { return Ok(None) };
+    let mut membership = None;
+    if let Some((_, place, _)) = recovered.entries.iter().rfind(|(.., membership)| *membership) {
+        let path = dir.join(segment_name(place.segment));
+        let bytes = read_exactly(disk, &path, place.offset, place.len.into())?;
+        if let Ok(Record::Entry(entry)) = record::decode_one(&bytes.into())
+            && let Payload::Membership(found) = entry.payload
+        {
+            membership = Some(found);
+        }
+    }
+    let base = recovered.resume.base;
+    Ok(Some(Peeked { identity, boot_epoch: base.boot_epoch, purged: base.purged, membership }))
 }
 
 type Parts<P> = (super::StateOf<P>, LogWriter, Segments<<P as Platform>::Disk>, LogIdentity);

@@ -70,7 +70,9 @@ async fn open_in(dir: &TempDir, applied: Option<LogId>) -> Result<Opened<TokioPl
 async fn machine() -> StateMachineStore<TokioPlatform> {
     let (sender, durable) = C::watch_channel(Some(LogId::new(u64::MAX, u64::MAX)));
     std::mem::forget(sender);
-    StateMachineStore::open(Location::Memory, StoreConfig::default(), Arc::new(Nothing), durable).await.unwrap()
+    StateMachineStore::open(Location::Memory, StoreConfig::default().dirty_bytes_max, Arc::new(Nothing), durable)
+        .await
+        .unwrap()
 }
 
 struct OnDisk;

@@ -16,6 +16,7 @@ mod config;
 mod error;
 mod founding;
 mod full;
+mod rebuild;
 mod requests;
 mod service;
 mod start;
@@ -39,6 +40,8 @@ use quorate_core::{NodeId, StateMachine};
 
 pub use config::{InitialState, NodeConfig, Storage};
 pub use error::{StartError, StopError, exit_code};
+#[doc(hidden)]
+pub use founding::read_record;
 pub use status::{ClusterStatus, Health, Leadership, LeadershipWatch};
 
 use crate::error::{Reason, WriteError};

@@ -17,12 +17,12 @@ use openraft::raft::{
     TransferLeaderRequest, VoteRequest,
 };
 use openraft_rt::{AsyncRuntime, Instant};
-use quorate_core::snapshot::Trailer;
+use quorate_core::snapshot::{Manifest, Trailer};
 use quorate_core::wire::{
-    AppendRequest, AppendResponse, Failure, Fault, Hello, Refusal, RefusalCode, Request, Response, SnapshotMeta,
-    SnapshotPart, TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest, VoteResponse,
+    AppendRequest, AppendResponse, Failure, Fault, Hello, PulledPart, Refusal, RefusalCode, Request, Response,
+    SnapshotMeta, SnapshotPart, TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest, VoteResponse,
 };
-use quorate_core::{ClusterId, NodeId, Vote};
+use quorate_core::{ClusterId, LogId, NodeId, Vote};
 
 use super::{Node, Raft};
 use crate::jobs::lock;
@@ -241,8 +241,9 @@ impl<P: Platform> PeerService for Service<P> {
         if self.node.disk_full() {
             return Err(Failure::not_applied(Fault::DiskFull));
         }
+        let manifest = Manifest { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         let meta = snapshot_meta_to(&meta)?;
-        let mut receiver = SnapshotReceiver::new(&self.node.inner.store);
+        let mut receiver = SnapshotReceiver::new(&self.node.inner.store, manifest);
         let trailer = loop {
             match parts.next().await {
                 Some(SnapshotPart::Chunk(chunk)) => receiver.chunk(chunk).await.map_err(storage)?,
@@ -256,6 +257,10 @@ impl<P: Platform> PeerService for Service<P> {
         let snapshot = openraft::Snapshot { meta, snapshot };
         let response = raft.install_full_snapshot(vote_to(&vote), snapshot).await.map_err(fatal)?;
         Ok(vote_from(&response.vote))
+    }
+
+    fn pull(&self, from: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart> {
+        self.node.serve_pull(&from, at_least)
     }
 }
 

@@ -76,7 +76,7 @@ impl<P: Platform> Node<P> {
             };
         }
         match self.inner.store.fault() {
-            Some(error) => StopError::Storage(error.to_string()),
+            Some(error) => StopError::from(&error),
             None => StopError::Raft(raft.to_owned()),
         }
     }
