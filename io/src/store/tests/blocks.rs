@@ -247,7 +247,7 @@ fn misdirected_swapped_and_lost_writes_of_blocks_are_harmless_or_found() {
     let (mut misdirected, mut swapped, mut lost) = (0, 0, 0);
     for one in blocks_of(&bytes).filter(|one| one.start >= GROUPS_AT) {
         let others = blocks_of(&bytes).filter(|other| other.start > one.start);
-        for other in others.filter(|other| (one.start + other.start) / BLOCK_BYTES % 3 == 0) {
+        for other in others.filter(|other| ((one.start + other.start) / BLOCK_BYTES).is_multiple_of(3)) {
             let mut damaged = bytes.clone();
             damaged.copy_within(one.clone(), other.start);
             misdirected += usize::from(refused(&damaged, ("misdirected", &one, &other)));
