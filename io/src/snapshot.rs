@@ -109,7 +109,7 @@ enum Staging<P: Platform> {
         home: Home<P::Disk>,
         generation: u64,
         /// Made by the first chunk.
-        building: Option<Building>,
+        building: Option<Box<Building>>,
     },
 }
 
@@ -163,7 +163,7 @@ impl<P: Platform> SnapshotReceiver<P> {
                 let added = home.jobs.run(move |disk| {
                     let mut building = match begun {
                         Some(building) => building,
-                        None => Building::begin(disk, &owner, generation)?,
+                        None => Box::new(Building::begin(disk, &owner, generation)?),
                     };
                     building.add(&chunk.pairs).inspect_err(|error| owner.note_full(error))?;
                     Ok(building)
@@ -191,7 +191,7 @@ impl<P: Platform> SnapshotReceiver<P> {
                 let jobs = home.jobs.clone();
                 let built = jobs.run(move |disk| {
                     let building = match building {
-                        Some(building) => building,
+                        Some(building) => *building,
                         None => Building::begin(disk, &home, generation)?,
                     };
                     building.finish(&manifest).inspect_err(|error| home.note_full(error))

@@ -1,5 +1,10 @@
 //! Nodes on real disks whose stores are damaged, at rest and while they run.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests on real files, real sockets, real time")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "tests on real files, real sockets, real time"
+)]
 
 use std::future::Future;
 use std::net::TcpListener;
