@@ -78,6 +78,8 @@ compile_error!(
      RUSTFLAGS or add '--cfg madsim' to it"
 );
 
+#[cfg(madsim)]
+pub mod atlas;
 pub mod check;
 #[cfg(madsim)]
 mod client;
