@@ -117,6 +117,13 @@ impl Node {
         status
     }
 
+    /// Waits until it has ended by itself, and says how.
+    pub fn ended(&mut self) -> ExitStatus {
+        let status = self.process().wait();
+        self.process = None;
+        status
+    }
+
     /// A client of its key-value API.
     pub fn client(&self) -> kv::Client {
         kv::Client::new(self.api_port, Duration::from_secs(10))

@@ -18,6 +18,7 @@ pub mod kv;
 mod ports;
 mod process;
 mod random;
+mod strace;
 
 pub use binary::quorate;
 pub use cluster::{Cluster, Member, Node, Nodes};
@@ -26,3 +27,4 @@ pub use eventually::{DEADLINE, STEP, eventually, pause};
 pub use ports::free_port;
 pub use process::{Process, Signal, output};
 pub use random::Random;
+pub use strace::can_trace;

@@ -1,5 +1,6 @@
 //! Clients write, read and delete while nodes are killed and restarted; then the history of what they saw is checked by
-//! the simulator's two checkers.
+//! the simulator's two checkers. Once with three nodes and all kinds of attacks, once with a lone node that is killed two
+//! hundred times.
 //!
 //! `E2E_CHAOS_SECS` says for how long (60), `E2E_CHAOS_SEED` repeats the choices (not the timing) of a run.
 
@@ -21,6 +22,8 @@ use e2e::{Cluster, DEADLINE, Random, Signal, eventually};
 
 const CLIENTS: usize = 6;
 const KEYS: usize = 12;
+/// How often a lone node is killed.
+const RESTARTS: usize = 200;
 /// How long a client waits for an answer: less than the node does, so that some answers come too late.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// For the search: per key.
@@ -115,7 +118,7 @@ fn client(record: &Record, number: u64, ports: &[u16], mut random: Random) {
         let outcome = record.run(number, &mut through, op);
         let failed = matches!(outcome, Outcome::NotApplied | Outcome::Unknown);
         if failed || random.below(200) == 0 {
-            at = (at + 1 + random.below(ports.len() - 1)) % ports.len();
+            at = random.below(ports.len());
             through = kv::Client::new(ports[at], PATIENCE);
         }
         // A bounded history: think for a while, longer where nobody listens.
@@ -184,6 +187,34 @@ fn chaos(cluster: &mut Cluster, random: &mut Random, until: Instant) -> Done {
     done
 }
 
+/// Runs `attack` while clients are at work.
+fn under_load<T>(record: &Record, ports: &[u16], random: &mut Random, attack: impl FnOnce(&mut Random) -> T) -> T {
+    let done = thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let number = u64::try_from(number).expect("few");
+            let random = Random::new(random.number());
+            scope.spawn(move || client(record, number, ports, random));
+        }
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(random)));
+        record.over.store(true, Ordering::Relaxed);
+        result
+    });
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The ground truth: everything that is left, read through each node after all else.
+fn read_everything(record: &Record, cluster: &Cluster) {
+    let everything = Op::List { prefix: String::new(), consistency: Consistency::Linearizable };
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let mut through = node.client();
+        let number = u64::try_from(CLIENTS + number).expect("few");
+        eventually("a list of everything", DEADLINE, || match record.run(number, &mut through, everything.clone()) {
+            Outcome::List { .. } => Ok(()),
+            failed => Err(failed.to_string()),
+        });
+    }
+}
+
 #[test]
 fn the_history_of_a_cluster_under_attack_is_linearizable() {
     let secs = variable("E2E_CHAOS_SECS", || 60);
@@ -194,39 +225,59 @@ fn the_history_of_a_cluster_under_attack_is_linearizable() {
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.api_port).collect();
     let record = Record { recorder: Mutex::default(), start: Instant::now(), over: AtomicBool::new(false) };
 
-    let done = thread::scope(|scope| {
-        for number in 0..CLIENTS {
-            let (record, ports) = (&record, &ports);
-            let number = u64::try_from(number).expect("few");
-            let random = Random::new(random.number());
-            scope.spawn(move || client(record, number, ports, random));
-        }
+    let done = under_load(&record, &ports, &mut random, |random| {
         let until = Instant::now() + Duration::from_secs(secs);
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| chaos(&mut cluster, &mut random, until)));
-        record.over.store(true, Ordering::Relaxed);
-        result
+        chaos(&mut cluster, random, until)
     });
-    let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 
     let healed = Instant::now();
     cluster.wait_leader();
     println!("all nodes agree {:?} after the last attack", healed.elapsed());
-    // The ground truth: everything that is left, read through each node after all else.
-    let everything = Op::List { prefix: String::new(), consistency: Consistency::Linearizable };
-    for (number, node) in cluster.nodes.iter().enumerate() {
-        let mut through = node.client();
-        let number = u64::try_from(CLIENTS + number).expect("few");
-        eventually("a list of everything", DEADLINE, || match record.run(number, &mut through, everything.clone()) {
-            Outcome::List { .. } => Ok(()),
-            failed => Err(failed.to_string()),
-        });
-    }
+    read_everything(&record, &cluster);
     for node in &mut cluster.nodes {
         let log = node.process().log();
         let errors = log.lines().filter(|line| line.contains("\"level\":\"ERROR\"")).count();
         println!("{}: {} log lines, {errors} of level error", node.name, log.lines().count());
         assert!(!log.contains("panicked"), "a task of {} panicked", node.name);
     }
+    let history = record.recorder.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+    print(&history, &done);
+    judge(&history, &cluster);
+}
+
+/// Killed at any moment: in the middle of a flush, of a snapshot, of its own recovery.
+#[test]
+fn the_history_of_a_lone_node_that_is_killed_two_hundred_times_is_linearizable() {
+    let seed = variable("E2E_CHAOS_SEED", Random::any_seed);
+    println!("{RESTARTS} kills from seed {seed}");
+    let mut random = Random::new(seed);
+    let mut cluster = Cluster::new("restarts", 1);
+    let timing = ["--heartbeat-ms", "10", "--election-timeout-min-ms", "30", "--election-timeout-max-ms", "60"];
+    cluster.flags = timing.map(str::to_owned).to_vec();
+    cluster.start(0);
+    cluster.wait_leader();
+    let ports = [cluster.nodes[0].api_port];
+    let record = Record { recorder: Mutex::default(), start: Instant::now(), over: AtomicBool::new(false) };
+    let mut done = Done::default();
+    under_load(&record, &ports, &mut random, |random| {
+        for _ in 0..RESTARTS {
+            let node = &mut cluster.nodes[0];
+            // One in five dies before it serves.
+            if random.below(5) > 0 {
+                node.wait_ready();
+            }
+            e2e::pause(Duration::from_millis(random.number() % 200));
+            assert_eq!(node.process().ended(), None, "{} ended by itself", node.name);
+            node.kill();
+            done.kills += 1;
+            cluster.start(0);
+        }
+        cluster.nodes[0].wait_ready();
+    });
+    read_everything(&record, &cluster);
+    let log = cluster.nodes[0].process().log();
+    assert!(!log.contains("panicked"), "a task of the node panicked");
+    println!("torn tails cut: {}", log.matches("cut a torn tail").count());
     let history = record.recorder.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     print(&history, &done);
     judge(&history, &cluster);

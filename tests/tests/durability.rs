@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use e2e::{Cluster, DEADLINE, Signal, eventually, quorate};
+use e2e::{Cluster, DEADLINE, Signal, can_trace, eventually, quorate};
 
 const WRITES: usize = 40;
 
@@ -89,25 +89,6 @@ fn traces_are_understood() {
     assert!(!calls[1].is_file_write() && calls[1].file().starts_with("TCP"));
     assert!(calls[2].is_sync() && (calls[2].begin, calls[2].end) == (100.6, 100.8) && calls[2].file() == "/d/log/1");
     assert!(!calls[3].is_sync());
-}
-
-/// Whether this machine lets us trace; says why not.
-fn can_trace() -> bool {
-    let probe = Command::new("strace")
-        .args(["-D", "-f", "-qq", "-y", "-e", "trace=none", "true"])
-        .stdin(Stdio::null())
-        .output();
-    match probe {
-        Ok(output) if output.status.success() && output.stderr.is_empty() => true,
-        Ok(output) => {
-            println!("SKIPPED: strace may not trace here: {}", String::from_utf8_lossy(&output.stderr).trim());
-            false
-        }
-        Err(error) => {
-            println!("SKIPPED: there is no strace here: {error}");
-            false
-        }
-    }
 }
 
 fn trace_file(cluster: &Cluster, index: usize) -> PathBuf {

@@ -320,6 +320,10 @@ pub fn recover(
         let resume = Resume { delete: segments.keys().copied().collect(), ..Resume::default() };
         return Ok(Recovered { log: None, resume, last_batch_at: None, entries: Vec::new(), cut: None, reset: false });
     };
+    // First: without it, the segment before would seem to end in the wrong place.
+    if let Some(missing) = (newest_base.first_segment..newest).find(|number| !segments.contains_key(number)) {
+        return Err(damage(missing, 0, DamageKind::MissingSegment));
+    }
     let mut delete = Vec::new();
     let mut cut = None;
     for facts in segments.values() {
@@ -341,12 +345,9 @@ pub fn recover(
         }
     }
     let mut replay = Replay::default();
-    for number in newest_base.first_segment..=newest {
-        let Some(facts) = segments.get(&number) else {
-            return Err(damage(number, 0, DamageKind::MissingSegment));
-        };
-        let end = if number == newest { facts.end() } else { successor_end(segments, facts).unwrap_or(0) };
-        replay.segment(facts, end, number == newest_base.first_segment)?;
+    for facts in segments.range(newest_base.first_segment..=newest).map(|(_, facts)| facts) {
+        let end = if facts.segment == newest { facts.end() } else { successor_end(segments, facts).unwrap_or(0) };
+        replay.segment(facts, end, facts.segment == newest_base.first_segment)?;
     }
     finish(replay, segments, newest, delete, cut, applied)
 }
@@ -747,7 +748,12 @@ mod tests {
         let oldest = *medium.synced.keys().next().expect("segments");
         medium.synced.remove(&oldest);
         let damage = medium.recover(true).expect_err("a needed segment is gone");
-        assert_eq!(damage.kind, DamageKind::MissingSegment);
+        assert_eq!((damage.segment, damage.kind), (oldest, DamageKind::MissingSegment));
+        let mut medium = history();
+        let inner = *medium.synced.keys().nth(1).expect("segments");
+        medium.synced.remove(&inner);
+        let damage = medium.recover(true).expect_err("a needed segment is gone");
+        assert_eq!((damage.segment, damage.kind), (inner, DamageKind::MissingSegment));
         let gone = Medium::default();
         assert_eq!(gone.recover(true).expect_err("the log is gone").kind, DamageKind::NoBase);
         assert!(gone.recover(false).is_ok());

@@ -1,0 +1,342 @@
+//! Every format, to the byte, against files in `testdata/`: what was written once stays readable, and what is written
+//! now is what those files hold.
+//!
+//! If one of these fails, a format has changed. Whoever has data in the old one must still be served: give the format a
+//! new version, keep reading this one, and add files of the new version beside these. While no version has been
+//! released, `QUORATE_BLESS=1 cargo test -p quorate-core --test golden` writes the files anew.
+
+#![expect(clippy::disallowed_methods, reason = "a test may read its files; what it tests may not")]
+
+mod hex;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use bytes::{Bytes, BytesMut};
+use quorate_core::founding::{Card, Decision, Founding, FoundingList, FoundingRecord};
+use quorate_core::kv::{self, Command, Document, Kv};
+use quorate_core::log::format::LogIdentity;
+use quorate_core::log::record::Record;
+use quorate_core::log::recovery::{recover, scan_segment};
+use quorate_core::log::writer::{LogOptions, LogWriter, Resume};
+use quorate_core::log::{Flush, WriteStep};
+use quorate_core::snapshot::{ChunkVerifier, ChunkWriter, Manifest, Trailer};
+use quorate_core::wire::{
+    AppendRequest, AppendResponse, FRAME_BYTES_MAX, Failure, Fault, ForwardWrite, FrameKind, Hello, LeaderHint,
+    Purpose, Refusal, RefusalCode, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
+    TransferRefusal, VoteRequest, VoteResponse, Welcome, decode_frame, encode_frame,
+};
+use quorate_core::{
+    ClusterId, Entry, LogId, Member, Membership, NodeId, Payload, StateMachine, StateMut, StateRef, StoredMembership,
+    Vote, identity,
+};
+
+const LOG: LogIdentity = LogIdentity { uuid: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff, node_id: NodeId(0xa1) };
+const VOTE: Vote = Vote { term: 3, node: NodeId(0xa1), committed: true };
+
+/// Compares `bytes` with the file of this name, and returns what the file holds.
+fn golden(name: &str, bytes: &[u8]) -> Bytes {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(format!("{name}.hex"));
+    let text = hex::dump(bytes);
+    if std::env::var_os("QUORATE_BLESS").is_some() {
+        std::fs::write(&path, &text).expect("testdata can be written");
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(text, kept, "{} holds other bytes than are written now", path.display());
+    hex::parse(&kept).into()
+}
+
+fn membership() -> Membership {
+    let member = |name: &str| Member {
+        name: name.to_owned(),
+        peer_addrs: vec![format!("{name}:2380")],
+        api_addrs: vec![format!("{name}:8080")],
+    };
+    Membership {
+        configs: vec![BTreeSet::from([NodeId(0xa1), NodeId(0xa2)]), BTreeSet::from([NodeId(0xa2), NodeId(0xa3)])],
+        members: BTreeMap::from([
+            (NodeId(0xa1), member("n1")),
+            (NodeId(0xa2), member("n2")),
+            (NodeId(0xa3), member("n3")),
+        ]),
+    }
+}
+
+fn entry(term: u64, index: u64, payload: Payload) -> Entry {
+    Entry { log_id: LogId::new(term, index), payload }
+}
+
+#[test]
+fn log_segments() {
+    let options = LogOptions { segment_bytes: 32 << 10, ..LogOptions::default() };
+    let (mut writer, first) = LogWriter::open(LOG, options, Resume::default());
+    let mut files: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut perform = |flush: &Flush| {
+        for step in &flush.steps {
+            match step {
+                WriteStep::Create { segment, len, header } => {
+                    let file = files.entry(*segment).or_default();
+                    file.resize(*len as usize, 0);
+                    file[..header.len()].copy_from_slice(header);
+                }
+                WriteStep::Write { segment, offset, bytes } => {
+                    let file = files.get_mut(segment).expect("it was created");
+                    file[*offset as usize..][..bytes.len()].copy_from_slice(bytes);
+                }
+                WriteStep::Trim { segment, len } => files.get_mut(segment).expect("created").truncate(*len as usize),
+                WriteStep::Delete { segment } => _ = files.remove(segment),
+                WriteStep::Sync { .. } => {}
+            }
+        }
+    };
+    perform(&first);
+    writer.on_done();
+    let batches = [
+        vec![Record::Vote(VOTE)],
+        vec![
+            Record::Entry(entry(3, 0, Payload::Membership(membership()))),
+            Record::Entry(entry(3, 1, Payload::Blank)),
+            Record::Entry(entry(3, 2, Payload::Command(Bytes::from_static(b"a command")))),
+            Record::Entry(entry(3, 3, Payload::Command(Bytes::from_static(b"another")))),
+        ],
+        vec![Record::Committed(LogId::new(3, 1)), Record::Truncate(Some(LogId::new(3, 2)))],
+        vec![Record::Purge(LogId::new(3, 0))],
+    ];
+    for batch in batches {
+        batch.into_iter().for_each(|record| _ = writer.push(record));
+        let flush = writer.next_batch().expect("something is queued");
+        perform(&flush);
+        writer.on_done();
+    }
+    let facts = files.iter().map(|(number, file)| {
+        let held = golden(&format!("log-segment-{number}-v1"), file);
+        (*number, scan_segment(*number, &held, Some(LOG)))
+    });
+    let facts = facts.collect();
+    let recovered = recover(&facts, Some(LOG), Some(LogId::new(3, 0))).expect("the files are whole");
+    let base = &recovered.resume.base;
+    assert_eq!((base.boot_epoch, base.vote), (1, Some(VOTE)));
+    assert_eq!((base.committed, base.purged, base.last), {
+        (Some(LogId::new(3, 1)), Some(LogId::new(3, 0)), Some(LogId::new(3, 2)))
+    });
+    let ids: Vec<LogId> = recovered.entries.iter().map(|(id, ..)| *id).collect();
+    assert_eq!(ids, [LogId::new(3, 1), LogId::new(3, 2)]);
+}
+
+#[test]
+fn identity_file() {
+    let held = golden("identity-v1", &identity::encode(LOG));
+    assert_eq!(identity::decode(&held), Ok(LOG));
+}
+
+#[test]
+fn founding_record() {
+    let addrs = vec!["n1:2380".to_owned()];
+    let list = FoundingList { token: "quorate".to_owned(), members: [("n1".to_owned(), addrs.clone())].into() };
+    let card = Card { name: "n1".to_owned(), node_id: 0xa1, peer_addrs: addrs, ..Card::default() };
+    let founding = Founding::new(list, card, None).expect("it is on the list");
+    let Decision::Accept(record) = founding.decide() else { panic!("a single node accepts at once") };
+    let held = golden("founding-v1", &record.to_file());
+    assert_eq!(FoundingRecord::from_file(&held), Ok(record.clone()));
+    // The cluster id is on the wire and in every client's hands.
+    assert_eq!(record.cluster_id().to_string(), "fafced86db0049fa");
+}
+
+#[test]
+fn snapshot() {
+    let pairs = [("a", "one"), ("b", ""), ("c", "three")];
+    let mut writer = ChunkWriter::default();
+    for (key, value) in pairs {
+        writer.push(key.as_bytes(), value.as_bytes()).expect("small");
+    }
+    let chunk = golden("snapshot-chunk-v1", &writer.finish_chunk().expect("three pairs"));
+    let trailer = golden("snapshot-trailer-v1", &writer.trailer().encode());
+    let mut verifier = ChunkVerifier::default();
+    let read: Vec<_> =
+        verifier.chunk(&chunk).expect("whole").pairs.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    assert_eq!(read, pairs.map(|(key, value)| (Bytes::from(key), Bytes::from(value))));
+    verifier.finish(&Trailer::decode(&trailer).expect("whole")).expect("they belong together");
+
+    let membership = StoredMembership { log_id: Some(LogId::new(2, 5)), membership: membership() };
+    let manifest = Manifest { applied: Some(LogId::new(2, 7)), membership };
+    let held = golden("snapshot-manifest-v1", &manifest.encode());
+    assert_eq!(Manifest::decode(&held), Ok(manifest));
+}
+
+fn frame(kind: FrameKind, what: u8, payload: Vec<Bytes>) -> Vec<u8> {
+    encode_frame(kind, what, 77, payload).expect("small").concat()
+}
+
+fn unframe(held: &Bytes) -> (u8, Bytes) {
+    let mut buf = BytesMut::from(&held[..]);
+    let frame = decode_frame(&mut buf, FRAME_BYTES_MAX).expect("whole").expect("complete");
+    assert!(buf.is_empty() && frame.id == 77);
+    (frame.what, frame.payload)
+}
+
+#[test]
+fn handshake() {
+    let hello = Hello {
+        version_min: 1,
+        version_max: 2,
+        cluster_id: ClusterId(0xc1),
+        node_id: NodeId(0xa1),
+        boot_epoch: 9,
+        name: "n1".to_owned(),
+        expect: Some(NodeId(0xa2)),
+        purpose: Purpose::Bulk,
+    };
+    let held = golden("wire-hello-v1", &frame(FrameKind::Hello, 0, hello.encode()));
+    assert_eq!(Hello::decode(unframe(&held).1), Ok(hello));
+    let welcome = Welcome {
+        version: 1,
+        cluster_id: ClusterId(0xc1),
+        node_id: NodeId(0xa2),
+        boot_epoch: 4,
+        name: "n2".to_owned(),
+    };
+    let held = golden("wire-welcome-v1", &frame(FrameKind::Welcome, 0, welcome.encode()));
+    assert_eq!(Welcome::decode(unframe(&held).1), Ok(welcome));
+    let refusal = Refusal::new(RefusalCode::OtherCluster, "this is cluster c2");
+    let held = golden("wire-refusal-v1", &frame(FrameKind::Refused, 0, refusal.encode()));
+    assert_eq!(Refusal::decode(unframe(&held).1), Ok(refusal));
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let vote = Vote { committed: false, ..VOTE };
+    let ask = VoteRequest { vote, last_log_id: Some(LogId::new(2, 9)), leadership_transfer: true };
+    let append = AppendRequest {
+        vote: VOTE,
+        prev: Some(LogId::new(2, 9)),
+        leader_commit: Some(LogId::new(2, 8)),
+        entries: vec![
+            entry(3, 10, Payload::Blank),
+            entry(3, 11, Payload::Command(Bytes::from_static(b"a command"))),
+            entry(3, 12, Payload::Membership(membership())),
+        ],
+    };
+    let transfer = TransferLeader { from: VOTE, to: NodeId(0xa2), last_log_id: Some(LogId::new(3, 12)) };
+    let write = ForwardWrite { origin: NodeId(0xa2), hops: 1, deadline_ms: 4000, command: Bytes::from_static(b"put") };
+    vec![
+        ("append", Request::Append(append)),
+        ("vote", Request::Vote(ask)),
+        ("pre-vote", Request::PreVote(ask)),
+        ("transfer-leader", Request::TransferLeader(transfer)),
+        ("write", Request::Write(write)),
+        ("read-index", Request::ReadIndex),
+        ("founding", Request::Founding(Bytes::from_static(b"a card"))),
+    ]
+}
+
+fn responses() -> Vec<(&'static str, Response)> {
+    let vote = VoteResponse { vote: VOTE, granted: true, last_log_id: Some(LogId::new(3, 12)) };
+    let member = membership().members[&NodeId(0xa2)].clone();
+    let refusal = TransferRefusal::LogNotFlushed { expected: Some(LogId::new(3, 12)), actual: None };
+    vec![
+        ("append", Response::Append(AppendResponse::Success(Some(LogId::new(3, 12))))),
+        ("append-conflict", Response::Append(AppendResponse::Conflict(LogId::new(2, 9)))),
+        ("append-higher-vote", Response::Append(AppendResponse::HigherVote(VOTE))),
+        ("vote", Response::Vote(vote)),
+        ("transfer-leader", Response::TransferLeader(Err(refusal))),
+        ("written", Response::Written { log_id: LogId::new(3, 12), response: Bytes::from_static(b"done") }),
+        ("read-index", Response::ReadIndex(LogId::new(3, 12))),
+        ("not-leader", Response::NotLeader(Some(LeaderHint { id: NodeId(0xa2), member }))),
+        ("failed", Response::Failed(Failure::unknown(Fault::Storage("no".to_owned())))),
+        ("founding", Response::Founding(Bytes::from_static(b"a card"))),
+    ]
+}
+
+#[test]
+fn messages() {
+    for (name, request) in requests() {
+        let (what, payload) = request.encode();
+        let held = golden(&format!("wire-request-{name}-v1"), &frame(FrameKind::Request, what, payload));
+        let (what, payload) = unframe(&held);
+        assert_eq!(Request::decode(what, payload), Ok(request));
+    }
+    for (name, response) in responses() {
+        let (what, payload) = response.encode();
+        let held = golden(&format!("wire-response-{name}-v1"), &frame(FrameKind::Response, what, payload));
+        let (what, payload) = unframe(&held);
+        assert_eq!(Response::decode(what, payload), Ok(response));
+    }
+}
+
+#[test]
+fn snapshot_stream() {
+    let last_membership = StoredMembership { log_id: Some(LogId::new(2, 5)), membership: membership() };
+    let meta = SnapshotMeta { last_log_id: Some(LogId::new(3, 12)), last_membership };
+    for (name, part) in [
+        ("begin", SnapshotPart::Begin { vote: VOTE, meta }),
+        ("chunk", SnapshotPart::Chunk(Bytes::from_static(b"a chunk"))),
+        ("end", SnapshotPart::End(Bytes::from_static(b"a trailer"))),
+    ] {
+        let (what, payload) = part.encode();
+        let held = golden(&format!("wire-snapshot-{name}-v1"), &frame(FrameKind::Request, what, payload));
+        let (what, payload) = unframe(&held);
+        assert_eq!(SnapshotPart::decode(what, payload), Ok(part));
+    }
+    for (name, reply) in [
+        ("taken", SnapshotReply::Taken),
+        ("installed", SnapshotReply::Installed(VOTE)),
+        ("failed", SnapshotReply::Failed(Failure::not_applied(Fault::Stopping))),
+    ] {
+        let (what, payload) = reply.encode();
+        let held = golden(&format!("wire-snapshot-{name}-v1"), &frame(FrameKind::Response, what, payload));
+        let (what, payload) = unframe(&held);
+        assert_eq!(SnapshotReply::decode(what, payload), Ok(reply));
+    }
+}
+
+/// A state in memory.
+#[derive(Default)]
+struct State(BTreeMap<Bytes, Bytes>);
+
+impl StateRef for State {
+    fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.0.get(key).cloned()
+    }
+
+    fn range(
+        &self,
+        from: std::ops::Bound<&[u8]>,
+        to: std::ops::Bound<&[u8]>,
+        each: &mut dyn FnMut(&Bytes, &Bytes) -> bool,
+    ) {
+        let _ = self.0.range::<[u8], _>((from, to)).all(|(key, value)| each(key, value));
+    }
+}
+
+impl StateMut for State {
+    fn put(&mut self, key: Bytes, value: Bytes) {
+        self.0.insert(key, value);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.0.remove(key);
+    }
+}
+
+/// Commands are in the log for as long as it lasts, and so are their effects in the state: replicas of two versions must
+/// do the same with them.
+#[test]
+fn key_value_machine() {
+    let document = Document::parse(&Bytes::from_static(br#"{"max": 9007199254740993}"#)).expect("JSON");
+    let put = Command::Put { key: Bytes::from_static(b"limits"), document };
+    let delete = Command::Delete { key: Bytes::from_static(b"gone") };
+    let mut state = State::default();
+    for (index, (name, command)) in [("put", put), ("delete", delete)].into_iter().enumerate() {
+        let held = golden(&format!("kv-command-{name}-v1"), &command.encode());
+        assert_eq!(Command::decode(&held).as_ref(), Ok(&command));
+        let response = Kv.apply(LogId::new(1, index as u64), &held, &mut state);
+        let held = golden(&format!("kv-response-{name}-v1"), &response);
+        let outcome = kv::Response::decode(&held).expect("whole").outcome;
+        assert!(!matches!(outcome, kv::Outcome::Invalid { .. }), "{outcome:?}");
+    }
+    let pairs = state.0.iter().flat_map(|(key, value)| {
+        let len = |bytes: &Bytes| (bytes.len() as u32).to_le_bytes();
+        [&len(key)[..], key, &len(value), value].concat()
+    });
+    golden("kv-state-v1", &pairs.collect::<Vec<u8>>());
+    assert_eq!(kv::get(&state, b"limits").map(|kv| kv.mod_revision), Some(1));
+}
