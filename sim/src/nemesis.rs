@@ -96,6 +96,10 @@ impl<'a> Nemesis<'a> {
             cluster.members[index].machine.drive().disarm();
             self.end(cluster, Ending::Cut(index));
         }
+        // A host that lingers is not waited for.
+        for ending in std::mem::take(&mut self.agenda).into_values() {
+            self.end(cluster, ending);
+        }
         cluster.raise();
         cluster.boot_all();
     }

@@ -341,7 +341,7 @@ pub fn recover(
                 check_readable(facts, position)?;
                 cut = Some((facts.segment, facts.end()));
             }
-            Verdict::Damage => return Err(damage(facts.segment, facts.end(), DamageKind::BadBatch)),
+            Verdict::Damage => return Err(bad_batch(segments, facts, position)),
         }
     }
     let mut replay = Replay::default();
@@ -354,6 +354,16 @@ pub fn recover(
 
 fn damage(segment: u64, offset: u64, kind: DamageKind) -> Damage {
     Damage { segment, offset, kind }
+}
+
+/// The batch that gives a segment away. If nothing shows that an inner segment is bad, it is the base of the one after
+/// it, which alone says where the former ends.
+fn bad_batch(segments: &BTreeMap<u64, SegmentFacts>, facts: &SegmentFacts, position: Position) -> Damage {
+    let next = facts.segment.checked_add(1).and_then(|next| segments.get(&next));
+    match next.filter(|next| next.base.is_none() && position == Position::Inner && facts.tail != Tail::Overtaken) {
+        Some(next) => damage(next.segment, BLOCK_BYTES, DamageKind::BadBatch),
+        None => damage(facts.segment, facts.end(), DamageKind::BadBatch),
+    }
 }
 
 /// Where `facts` ends according to its successor's base, if a valid batch ends exactly there and the chain continues.
@@ -733,7 +743,11 @@ mod tests {
                 let mut rotten = whole.clone();
                 rotten.synced.get_mut(&segment).expect("exists")[at] ^= 0x10;
                 match rotten.recover(true) {
-                    Err(_) => refused += 1,
+                    Err(damage) => {
+                        let named = (damage.segment, damage.offset <= at as u64);
+                        assert_eq!(named, (segment, true), "byte {at}: {damage}");
+                        refused += 1;
+                    }
                     // Padding, preallocated space and the last seal (which nothing follows) carry no record.
                     Ok(recovered) => assert_eq!(recovered.entries, expected, "segment {segment} byte {at}"),
                 }
