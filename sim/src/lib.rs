@@ -88,6 +88,8 @@ mod cluster;
 #[cfg(madsim)]
 pub mod conformance;
 #[cfg(madsim)]
+pub mod coverage;
+#[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
 pub mod plan;

@@ -320,6 +320,11 @@ pub fn recover(
         let resume = Resume { delete: segments.keys().copied().collect(), ..Resume::default() };
         return Ok(Recovered { log: None, resume, last_batch_at: None, entries: Vec::new(), cut: None, reset: false });
     };
+    // A base that is bad, but has been durable, may have let go of what the one before it needs.
+    let superseded = segments.range(newest.saturating_add(1)..).find(|(_, facts)| facts.any_valid_batch());
+    if let Some((_, facts)) = superseded {
+        return Err(damage(facts.segment, facts.end(), DamageKind::BadBatch));
+    }
     // First: without it, the segment before would seem to end in the wrong place.
     if let Some(missing) = (newest_base.first_segment..newest).find(|number| !segments.contains_key(number)) {
         return Err(damage(missing, 0, DamageKind::MissingSegment));
@@ -729,6 +734,35 @@ mod tests {
         let flush = writer.next_batch().expect("a seal is wanted");
         flush.steps.iter().for_each(|step| medium.perform(step));
         medium
+    }
+
+    /// The base before it needs segments that the bad one let go of: nobody is to look for those.
+    #[test]
+    fn a_bad_newest_base_is_named_though_older_segments_are_gone() {
+        let mut medium = Medium::default();
+        let (mut writer, first) = LogWriter::open(LOG, SMALL, Resume::default());
+        first.steps.iter().for_each(|step| medium.perform(step));
+        writer.on_done();
+        let entries = (0..20).map(|index| {
+            let payload = Payload::Command(vec![7; 1000].into());
+            Record::Entry(Entry { log_id: LogId::new(1, index), payload })
+        });
+        for record in entries.chain([Record::Purge(LogId::new(1, 15))]) {
+            writer.push(record);
+            let flush = writer.next_batch().expect("a record is queued");
+            flush.steps.iter().for_each(|step| medium.perform(step));
+            writer.on_done();
+        }
+        let recovered = |medium: &Medium| {
+            let facts = medium.synced.iter().map(|(&n, bytes)| (n, scan_segment(n, &bytes.clone().into(), Some(LOG))));
+            recover(&facts.collect(), Some(LOG), Some(LogId::new(1, 15)))
+        };
+        assert!(!medium.synced.contains_key(&1) && recovered(&medium).is_ok());
+        let mut last = medium.synced.last_entry().expect("segments");
+        last.get_mut()[BLOCK_BYTES as usize + 8] ^= 1;
+        let newest = *last.key();
+        let damage = recovered(&medium).expect_err("the base was durable");
+        assert_eq!((damage.segment, damage.offset), (newest, BLOCK_BYTES), "{damage}");
     }
 
     /// One flipped bit in any block that a sealed log needs: recovery refuses, or the block is not needed any more.

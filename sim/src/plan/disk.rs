@@ -151,9 +151,11 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
     let for_ms_max = rng.skewed(100, 4_000);
     let (mut at_ms, mut faults) = (rng.between(0, 2_500), Vec::new());
     while at_ms < heal_ms {
-        let kind = draw_kind(rng, &weights, nodes);
+        let mut kind = draw_kind(rng, &weights, nodes);
+        faults.extend(send_away(rng, &mut kind, nodes, heal_ms, bursts_ms));
         let at_start = matches!(kind, DiskFault::CrashPoint { .. } | DiskFault::Fail { .. });
         let begins = match () {
+            () if is_of_an_install(&kind) => 0,
             () if at_start && rng.chance(AT_START_PER_MILLE) => 0,
             () if rng.chance(500) => bursts_ms[rng.below(bursts_ms.len() as u64) as usize] + rng.skewed(1, IN_BURST_MS),
             () => at_ms,
@@ -163,6 +165,32 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
         at_ms += rng.between(1, 2 * every_ms);
     }
     faults
+}
+
+fn is_of_an_install(kind: &DiskFault) -> bool {
+    match kind {
+        DiskFault::CrashPoint { point, .. } => CRASH_POINTS[*point].is_of_an_install(),
+        DiskFault::GarbleStaging { .. } => true,
+        _ => false,
+    }
+}
+
+/// A node installs a snapshot if it was away for so long that the others have purged what it lacks: without this, few
+/// would get to where a fault waits for that.
+fn send_away(rng: &mut SplitMix, kind: &mut DiskFault, nodes: u32, heal_ms: u64, bursts_ms: &[u64]) -> Option<Fault> {
+    if !is_of_an_install(kind) {
+        return None;
+    }
+    let victim = Victim::Node(1 + rng.below(u64::from(nodes)) as u32);
+    match kind {
+        DiskFault::CrashPoint { victim: whose, nth, .. } | DiskFault::GarbleStaging { victim: whose, nth } => {
+            (*whose, *nth) = (victim, 1);
+        }
+        _ => {}
+    }
+    let begins = bursts_ms[rng.below(bursts_ms.len() as u64) as usize].saturating_sub(rng.below(200));
+    let for_ms = rng.between(1_500, 6_000).min((heal_ms - begins).saturating_sub(500));
+    Some(Fault { at_ms: begins, for_ms, kind: FaultKind::Kill(victim) })
 }
 
 fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> DiskFault {

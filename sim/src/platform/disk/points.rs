@@ -149,6 +149,14 @@ pub const CRASH_POINTS: [CrashPoint; 38] = [
 ];
 
 impl CrashPoint {
+    /// Whether a disk gets there only when a snapshot is received and installed, which is rare.
+    pub fn is_of_an_install(&self) -> bool {
+        let of = |wanted: Option<(Act, FileClass)>| {
+            matches!(wanted, Some((_, Staging | Current) | (Remove | Create, Store)))
+        };
+        of(self.after) || of(self.before)
+    }
+
     /// Whether a cut between these two operations of a step is at this point.
     pub(super) fn matches(&self, previous: Option<Deed>, next: Option<Deed>) -> bool {
         let fits = |wanted: Option<(Act, FileClass)>, found: Option<Deed>| {
