@@ -51,6 +51,9 @@ pub struct Card {
     /// The record that founded that cluster, if it knows it.
     #[prost(message, optional, tag = "8")]
     pub record: Option<FoundingRecord>,
+    /// Whether its disk is full: it takes no commands.
+    #[prost(bool, tag = "9")]
+    pub disk_full: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -121,6 +121,11 @@ impl Membership {
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.configs.iter().any(|c| c.contains(&id))
     }
+
+    /// Whether the members that `counts` says yes to are a quorum: a majority of every configuration.
+    pub fn has_quorum(&self, counts: impl Fn(NodeId) -> bool) -> bool {
+        self.configs.iter().all(|config| config.iter().filter(|id| counts(**id)).count() > config.len() / 2)
+    }
 }
 
 /// A membership with the id of the log entry that carried it.

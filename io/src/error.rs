@@ -68,9 +68,13 @@ pub enum Reason {
     /// The deadline passed.
     #[error("the deadline passed")]
     Timeout,
-    /// A bounded queue or the disk is full.
+    /// A bounded queue is full, or the disk does not keep up.
     #[error("the node is overloaded")]
     Overloaded,
+    /// There is no space on the leader's disk, or on the disks of so many voters that the others are no quorum. It is
+    /// taken again when there is space; reads go on meanwhile.
+    #[error("the disk is full: free some space, writes are then taken again")]
+    DiskFull,
     /// The command is too large.
     #[error("{bytes} bytes are more than the limit of {bytes_max}")]
     TooLarge {

@@ -100,7 +100,9 @@ pub mod node;
 mod platform;
 mod raft_config;
 pub mod raft_network;
-pub(crate) mod reserve;
+pub mod reserve;
+#[cfg(test)]
+mod small_disk;
 pub mod snapshot;
 pub mod state_machine;
 pub mod store;

@@ -21,8 +21,8 @@ use openraft::raft::{
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse};
 use openraft_rt::{AsyncRuntime, Select2};
 use quorate_core::wire::{
-    AppendRequest, AppendResponse, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
-    TransferRefusal, VoteRequest as WireVoteRequest,
+    AppendRequest, AppendResponse, Failure, Fault, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply,
+    TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest,
 };
 use quorate_core::{Member, NodeId};
 
@@ -150,16 +150,24 @@ fn read_snapshot<R: AsyncRuntime>(e: io::Error) -> StorageError<Types<R>> {
     StorageError::read_snapshot(None, <Types<R> as openraft::RaftTypeConfig>::ErrorSource::from_error(&e))
 }
 
-fn append_result<R: AsyncRuntime>(response: AppendResponse) -> StreamAppendResult<Types<R>> {
+fn append_result<R: AsyncRuntime>(
+    response: AppendResponse,
+) -> Result<StreamAppendResult<Types<R>>, RPCError<Types<R>>> {
     match response {
-        AppendResponse::Success(matching) => Ok(matching.map(log_id_to)),
-        AppendResponse::Conflict(id) => Err(StreamAppendError::Conflict(log_id_to(id))),
-        AppendResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote_to(&vote))),
+        AppendResponse::Success(matching) => Ok(Ok(matching.map(log_id_to))),
+        AppendResponse::Conflict(id) => Ok(Err(StreamAppendError::Conflict(log_id_to(id)))),
+        AppendResponse::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote_to(&vote)))),
+        AppendResponse::DiskFull => Err(disk_full()),
     }
 }
 
+/// The kind of error at which openraft backs off before it sends the same entries again. Heartbeats go on.
+fn disk_full<R: AsyncRuntime>() -> RPCError<Types<R>> {
+    RPCError::Unreachable(Unreachable::new(&Failure::not_applied(Fault::DiskFull)))
+}
+
 impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
-    type SnapshotData = SnapshotData<P>;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -177,6 +185,7 @@ impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
             AppendResponse::Success(matching) => AppendEntriesResponse::PartialSuccess(matching.map(log_id_to)),
             AppendResponse::Conflict(_) => AppendEntriesResponse::Conflict,
             AppendResponse::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote_to(&vote)),
+            AppendResponse::DiskFull => return Err(disk_full()),
         })
     }
 
@@ -208,7 +217,7 @@ impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
             let stream = stream.map_err(|e| self.error(&e, RPCTypes::AppendEntries, dial))?;
             let this: &Self = self;
             let results = stream.into_stream().map(move |result| match result {
-                Ok(response) => Ok(append_result(response)),
+                Ok(response) => append_result(response),
                 Err(e) => Err(this.error(&e, RPCTypes::AppendEntries, idle)),
             });
             let results: BoxStream<'s, _> = Box::pin(results);

@@ -3,12 +3,13 @@
 //! A file `reserve` in the data directory has space allocated and nothing in it. What cannot do without space, and
 //! cannot be refused either (a vote, a blank entry, a purge, the segment they go into), gives pieces of it back to the
 //! file system when it hits the end of the disk, and goes on. From then on the disk counts as full, until the reserve
-//! is whole again: whoever takes writes asks [`Reserve::is_full`] first.
+//! is whole again and there is as much space beside it as the log asks for at a time: whoever takes writes asks
+//! [`Reserve::is_full`] first.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quorate_core::disk::{Disk, File, OpenMode};
@@ -29,13 +30,17 @@ struct Inner<D: Disk> {
     disk: D,
     path: PathBuf,
     bytes: u64,
+    /// Must be free beside it, or it would be spent again at once.
+    margin: u64,
     file: Mutex<D::File>,
+    /// Its length.
+    left: AtomicU64,
     full: AtomicBool,
 }
 
 /// The reserve of one data directory. Cheap to clone; all clones are one reserve. Everything but
 /// [`is_full`](Self::is_full) and [`mark_full`](Self::mark_full) does I/O, and belongs inside a worker's step.
-pub(crate) struct Reserve<D: Disk> {
+pub struct Reserve<D: Disk> {
     inner: Arc<Inner<D>>,
 }
 
@@ -52,31 +57,50 @@ impl<D: Disk> fmt::Debug for Reserve<D> {
 }
 
 impl<D: Disk> Reserve<D> {
-    /// Opens the reserve of `dir` and fills it up to `bytes` if there is space; if there is not, the disk counts as
-    /// full from the start.
+    /// Opens the reserve of `dir` and fills it up to `bytes` if there is space for them and for `margin` more; if there
+    /// is not, the disk counts as full from the start.
     ///
     /// # Errors
     /// Any but a lack of space.
-    pub(crate) fn open(disk: &D, dir: &Path, bytes: u64) -> io::Result<Self> {
+    pub fn open(disk: &D, dir: &Path, bytes: u64, margin: u64) -> io::Result<Self> {
         let path = dir.join(FILE_NAME);
-        let file = Mutex::new(disk.open(&path, OpenMode::Create)?);
-        let full = AtomicBool::new(true);
-        let reserve = Self { inner: Arc::new(Inner { disk: disk.clone(), path, bytes, file, full }) };
+        let file = disk.open(&path, OpenMode::Create)?;
+        let inner = Inner {
+            disk: disk.clone(),
+            path,
+            bytes,
+            margin,
+            left: AtomicU64::new(file.len()?),
+            file: Mutex::new(file),
+            full: AtomicBool::new(false),
+        };
+        let reserve = Self { inner: Arc::new(inner) };
         reserve.refill()?;
         reserve.inner.disk.sync_dir(dir)?;
         Ok(reserve)
     }
 
     /// Whether the disk was found full and the reserve has not been whole since.
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.inner.full.load(Ordering::Acquire)
     }
 
+    /// Whether at least half of it is left.
+    pub fn has_half(&self) -> bool {
+        self.inner.left.load(Ordering::Acquire) >= self.inner.bytes / 2
+    }
+
     /// Somebody who can wait found the disk full.
-    pub(crate) fn mark_full(&self) {
+    pub fn mark_full(&self) {
         if !self.inner.full.swap(true, Ordering::AcqRel) {
-            tracing::warn!(reserve = %self.inner.path.display(), "the disk is full: writes are refused until there is space");
+            let needed = self.bytes_needed();
+            tracing::warn!(reserve = %self.inner.path.display(), needed, "the disk is full: writes are refused until there is space");
         }
+    }
+
+    /// At most so many bytes must be free before the disk counts as full no more.
+    pub fn bytes_needed(&self) -> u64 {
+        self.inner.bytes.saturating_add(self.inner.margin)
     }
 
     /// Does what must be done: when there is no space, gives back a piece of the reserve and tries again. `op` may be
@@ -84,13 +108,14 @@ impl<D: Disk> Reserve<D> {
     ///
     /// # Errors
     /// Those of `op`; a lack of space once the reserve is used up.
-    pub(crate) fn spend<T>(&self, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    pub fn spend<T>(&self, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         loop {
             match op() {
                 Err(error) if is_full(&error) => {
                     self.mark_full();
                     if !self.give_back()? {
-                        return Err(error);
+                        let text = format!("{error}; the reserve is used up: free {} bytes", self.bytes_needed());
+                        return Err(io::Error::new(error.kind(), text));
                     }
                 }
                 done => return done,
@@ -105,8 +130,12 @@ impl<D: Disk> Reserve<D> {
         if len == 0 {
             return Ok(false);
         }
-        file.set_len(len.saturating_sub(self.inner.bytes.div_ceil(PIECES)))?;
+        let left = len.saturating_sub(self.inner.bytes.div_ceil(PIECES));
+        file.set_len(left)?;
         file.sync()?;
+        self.inner.left.store(left, Ordering::Release);
+        // A refill may have ended meanwhile.
+        self.inner.full.store(true, Ordering::Release);
         Ok(true)
     }
 
@@ -114,17 +143,22 @@ impl<D: Disk> Reserve<D> {
     ///
     /// # Errors
     /// Any but a lack of space.
-    pub(crate) fn refill(&self) -> io::Result<()> {
+    pub fn refill(&self) -> io::Result<()> {
         let file = lock(&self.inner.file);
-        match file.allocate(self.inner.bytes) {
+        let before = file.len()?;
+        match file.allocate(self.bytes_needed()) {
             Ok(()) => {
+                file.set_len(self.inner.bytes)?;
                 file.sync()?;
+                self.inner.left.store(self.inner.bytes, Ordering::Release);
                 if self.inner.full.swap(false, Ordering::AcqRel) {
-                    tracing::debug!(bytes = self.inner.bytes, "the reserve for a full disk is whole");
+                    tracing::info!(bytes = self.inner.bytes, "there is space again: the reserve is whole");
                 }
                 Ok(())
             }
             Err(error) if is_full(&error) => {
+                // A file system may have allocated what there was: that is not ours alone to take.
+                file.set_len(before)?;
                 self.mark_full();
                 Ok(())
             }

@@ -1,29 +1,44 @@
-//! Snapshots on their way: a view that is sent, and a staging that is received.
+//! Snapshots on their way: a view that is sent, and a store file that is being received.
 
 use std::fmt;
 use std::io;
 use std::ops::Bound;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::disk::{Disk, File, OpenMode};
-use quorate_core::snapshot::{CHUNK_HEADER_BYTES, ChunkVerifier, ChunkWriter, SnapshotError, Trailer, chunk_len};
+use imbl::OrdMap;
+use quorate_core::snapshot::{ChunkVerifier, ChunkWriter, Manifest, Trailer};
 
-use crate::jobs::Jobs;
 use crate::platform::Platform;
 use crate::state_machine::StateMachineStore;
+use crate::store::redb::{Building, Built, Home};
 use crate::store::{BaseView, StoreError};
 
 /// openraft's snapshot data: a view at the snapshot's entry, to be sent; or what a peer sent, to be installed.
-pub struct SnapshotData<P: Platform>(pub(crate) Source<P>);
+pub struct SnapshotData(pub(crate) Source);
 
-pub(crate) enum Source<P: Platform> {
+pub(crate) enum Source {
     View(BaseView),
-    Received(Staged<P>),
+    Received(Received),
 }
 
-impl<P: Platform> fmt::Debug for SnapshotData<P> {
+/// A whole snapshot, where the store can put it in its base's place at once.
+pub(crate) enum Received {
+    /// For a store in memory, with what it covers.
+    Memory(OrdMap<Bytes, Bytes>, Manifest),
+    /// A store file that does not count yet. Removed when dropped.
+    File(Built),
+}
+
+impl Received {
+    pub(crate) fn manifest(&self) -> &Manifest {
+        match self {
+            Self::Memory(_, manifest) => manifest,
+            Self::File(built) => built.manifest(),
+        }
+    }
+}
+
+impl fmt::Debug for SnapshotData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             Source::View(_) => "snapshot to send",
@@ -32,7 +47,7 @@ impl<P: Platform> fmt::Debug for SnapshotData<P> {
     }
 }
 
-impl<P: Platform> SnapshotData<P> {
+impl SnapshotData {
     /// Reads the pairs as chunks, for sending.
     ///
     /// # Errors
@@ -43,24 +58,6 @@ impl<P: Platform> SnapshotData<P> {
             Source::Received(_) => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "a received snapshot is not sent on"))
             }
-        }
-    }
-
-    /// Calls `each` for every pair in key order, a chunk at a time in memory. Inside a worker's step if it was staged
-    /// on disk.
-    pub(crate) fn for_each_pair(
-        &self,
-        each: &mut dyn FnMut(&Bytes, &Bytes) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        match &self.0 {
-            Source::View(base) => {
-                for pair in base.range(Bound::Unbounded, Bound::Unbounded) {
-                    let (key, value) = pair?;
-                    each(&key, &value)?;
-                }
-                Ok(())
-            }
-            Source::Received(staged) => staged.for_each_pair(each),
         }
     }
 }
@@ -74,7 +71,7 @@ pub struct ChunkReader {
 }
 
 impl ChunkReader {
-    fn new(base: BaseView) -> Self {
+    pub(crate) fn new(base: BaseView) -> Self {
         Self { base, writer: ChunkWriter::default(), last_key: None }
     }
 
@@ -105,133 +102,102 @@ impl ChunkReader {
     }
 }
 
-/// A file that is removed when nobody needs it any more.
-struct StagingFile<D: Disk> {
-    file: D::File,
-    path: PathBuf,
-    jobs: Jobs<D>,
-}
-
-impl<D: Disk> Drop for StagingFile<D> {
-    fn drop(&mut self) {
-        let path = std::mem::take(&mut self.path);
-        // Otherwise it is a leftover, which the next open removes.
-        self.jobs.post(move |disk| drop(disk.remove(&path)));
-    }
-}
-
-/// Where received chunks wait.
-enum Staging<D: Disk> {
-    Memory(Vec<Bytes>),
-    /// The file is made by the first chunk.
+/// Where the pairs of a snapshot that is being received go.
+enum Staging<P: Platform> {
+    Memory(OrdMap<Bytes, Bytes>),
     Disk {
-        jobs: Jobs<D>,
-        path: PathBuf,
-        file: Option<Arc<StagingFile<D>>>,
+        home: Home<P::Disk>,
+        generation: u64,
+        /// Made by the first chunk.
+        building: Option<Building>,
     },
-}
-
-/// A whole received snapshot.
-pub(crate) struct Staged<P: Platform> {
-    staging: Staging<P::Disk>,
-    trailer: Trailer,
-}
-
-impl<P: Platform> Staged<P> {
-    fn for_each_pair(&self, each: &mut dyn FnMut(&Bytes, &Bytes) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let mut verifier = ChunkVerifier::default();
-        let mut take = |bytes: &Bytes| -> Result<(), StoreError> {
-            verifier.chunk(bytes)?.pairs.iter().try_for_each(|(key, value)| each(key, value))
-        };
-        match &self.staging {
-            Staging::Memory(chunks) => chunks.iter().try_for_each(take)?,
-            Staging::Disk { file: None, .. } => {}
-            Staging::Disk { file: Some(staged), .. } => {
-                let mut offset = 0;
-                while offset < self.trailer.bytes {
-                    let bytes = read_chunk(&staged.file, offset, self.trailer.bytes)
-                        .map_err(|e| StoreError::io(&staged.path, e))??;
-                    take(&bytes)?;
-                    offset += bytes.len() as u64;
-                }
-            }
-        }
-        Ok(verifier.finish(&self.trailer)?)
-    }
-}
-
-/// Reads the encoded chunk at `offset` of a staging file that ends at `end`.
-fn read_chunk<F: File>(file: &F, offset: u64, end: u64) -> io::Result<Result<Bytes, SnapshotError>> {
-    let mut header = [0; CHUNK_HEADER_BYTES];
-    let got = file.read_at(offset, &mut header)?;
-    let len = match chunk_len(&header[..got]) {
-        Ok(len) if len as u64 <= end - offset => len,
-        Ok(_) => return Ok(Err(SnapshotError::Inconsistent("a chunk reaches past the end"))),
-        Err(error) => return Ok(Err(error)),
-    };
-    let mut bytes = vec![0; len];
-    let got = file.read_at(offset, &mut bytes)?;
-    bytes.truncate(got);
-    Ok(Ok(bytes.into()))
 }
 
 /// Takes a snapshot from a peer, chunk by chunk. Dropping it abandons the transfer.
 ///
-/// Chunks are staged on disk if the store is on disk, in memory if it is in memory; nothing of them is durable, and
-/// the store is not touched before openraft installs what [`SnapshotReceiver::finish`] returns.
+/// The chunks go into a store file of their own, or into a map if the store is in memory. The store itself is not
+/// touched before openraft installs what [`SnapshotReceiver::finish`] returns, and that needs no more space: a full
+/// disk refuses the transfer, and leaves nothing behind.
 pub struct SnapshotReceiver<P: Platform> {
-    staging: Staging<P::Disk>,
+    staging: Staging<P>,
     verifier: ChunkVerifier,
-    offset: u64,
+    manifest: Manifest,
+}
+
+impl<P: Platform> fmt::Debug for SnapshotReceiver<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotReceiver").field("manifest", &self.manifest).finish_non_exhaustive()
+    }
 }
 
 impl<P: Platform> SnapshotReceiver<P> {
-    /// Begins a transfer into `store`.
-    pub fn new(store: &StateMachineStore<P>) -> Self {
-        let staging = match store.staging_place() {
-            None => Staging::Memory(vec![]),
-            Some((jobs, path)) => Staging::Disk { jobs, path, file: None },
-        };
-        Self { staging, verifier: ChunkVerifier::default(), offset: 0 }
+    /// Begins a transfer into `store` of a snapshot that covers `manifest`.
+    pub fn new(store: &StateMachineStore<P>, manifest: Manifest) -> Self {
+        match store.staging_place() {
+            None => Self { staging: Staging::Memory(OrdMap::new()), verifier: ChunkVerifier::default(), manifest },
+            Some((home, generation)) => Self::into_file(home, generation, manifest),
+        }
     }
 
-    /// Checks and stages the next chunk. After an error the transfer has to be given up.
+    /// Begins a transfer into a store file, for whoever has no store.
+    pub(crate) fn into_file(home: Home<P::Disk>, generation: u64, manifest: Manifest) -> Self {
+        let staging = Staging::Disk { home, generation, building: None };
+        Self { staging, verifier: ChunkVerifier::default(), manifest }
+    }
+
+    /// Checks and takes the next chunk. After an error the transfer has to be given up.
     ///
     /// # Errors
-    /// `InvalidData`: the peer sent something that is not the next chunk. Anything else: the staging failed, which
-    /// harms nothing but this transfer.
+    /// `InvalidData`: the peer sent something that is not the next chunk. `StorageFull`. Anything else: the disk
+    /// failed, which harms nothing but this transfer.
     pub async fn chunk(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.verifier.chunk(&bytes).map_err(StoreError::from)?;
-        let offset = self.offset;
-        self.offset += bytes.len() as u64;
+        Ok(self.take(bytes).await?)
+    }
+
+    pub(crate) async fn take(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let chunk = self.verifier.chunk(&bytes)?;
         match &mut self.staging {
-            Staging::Memory(chunks) => chunks.push(bytes),
-            Staging::Disk { jobs, path, file } => {
-                let (path, staged, owner) = (path.clone(), file.clone(), jobs.clone());
-                let written = jobs.run(move |disk| {
-                    let staged = match staged {
-                        Some(staged) => staged,
-                        None => {
-                            let file = disk.open(&path, OpenMode::Create)?;
-                            file.set_len(0)?;
-                            Arc::new(StagingFile { file, path, jobs: owner })
-                        }
+            Staging::Memory(map) => map.extend(chunk.pairs),
+            Staging::Disk { home, generation, building } => {
+                let (begun, owner, generation) = (building.take(), home.clone(), *generation);
+                let added = home.jobs.run(move |disk| {
+                    let mut building = match begun {
+                        Some(building) => building,
+                        None => Building::begin(disk, &owner, generation)?,
                     };
-                    staged.file.write_at(offset, &bytes)?;
-                    io::Result::Ok(staged)
+                    building.add(&chunk.pairs).inspect_err(|error| owner.note_full(error))?;
+                    Ok(building)
                 });
-                *file = Some(written.await.map_err(StoreError::from)??);
+                *building = Some(added.await.map_err(StoreError::from).flatten()?);
             }
         }
         Ok(())
     }
 
-    /// Checks the whole against the trailer.
+    /// Checks the whole against the trailer, and makes the store file durable.
     ///
     /// # Errors
-    /// `InvalidData`: it is not whole.
-    pub async fn finish(self, trailer: Trailer) -> io::Result<SnapshotData<P>> {
-        self.verifier.finish(&trailer).map_err(StoreError::from)?;
-        Ok(SnapshotData(Source::Received(Staged { staging: self.staging, trailer })))
+    /// As [`SnapshotReceiver::chunk`].
+    pub async fn finish(self, trailer: Trailer) -> io::Result<SnapshotData> {
+        Ok(SnapshotData(Source::Received(self.complete(trailer).await?)))
+    }
+
+    pub(crate) async fn complete(self, trailer: Trailer) -> Result<Received, StoreError> {
+        let Self { staging, verifier, manifest } = self;
+        verifier.finish(&trailer)?;
+        match staging {
+            Staging::Memory(map) => Ok(Received::Memory(map, manifest)),
+            Staging::Disk { home, generation, building } => {
+                let jobs = home.jobs.clone();
+                let built = jobs.run(move |disk| {
+                    let building = match building {
+                        Some(building) => building,
+                        None => Building::begin(disk, &home, generation)?,
+                    };
+                    building.finish(&manifest).inspect_err(|error| home.note_full(error))
+                });
+                Ok(Received::File(built.await.map_err(StoreError::from).flatten()?))
+            }
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -16,9 +17,10 @@ use quorate_core::disk::Disk;
 use quorate_core::snapshot::Manifest;
 use quorate_core::{LogId, StateMachine, StoredMembership};
 
-use crate::jobs::{Jobs, lock};
+use crate::jobs::lock;
 use crate::platform::Platform;
-use crate::snapshot::{SnapshotData, Source};
+use crate::snapshot::{ChunkReader, Received, SnapshotData, Source};
+use crate::store::redb::{Building, Committed, Home};
 use crate::store::{BaseView, Batch, Fault, Freeze, Layers, Position, StoreError, View, memory, redb};
 use crate::types::{
     Response, Types, log_id_from, log_id_to, membership_from, raft, stored_membership_from, stored_membership_to,
@@ -37,25 +39,23 @@ pub type DurableWatch<P> = <WatchOf<P> as Watch>::Receiver<Option<LogId>>;
 pub type PressureWatch<P> = <WatchOf<P> as Watch>::Receiver<bool>;
 
 /// A snapshot as openraft hands it around.
-pub type Snapshot<P> = openraft::storage::Snapshot<
+pub type Snapshot = openraft::storage::Snapshot<
     openraft::vote::leader_id_std::CommittedLeaderId<u64>,
     quorate_core::NodeId,
     quorate_core::Member,
-    SnapshotData<P>,
+    SnapshotData,
 >;
 
+/// Between two attempts to make a commit durable on a full disk.
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
 /// Where a store keeps its base.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Location<D: Disk> {
     /// In memory: lost with the process. Does nothing with any disk.
     Memory,
-    /// In a directory that is the store's own, by a disk worker that others may share.
-    Dir {
-        /// The worker.
-        jobs: Jobs<D>,
-        /// The directory; created if need be.
-        dir: PathBuf,
-    },
+    /// In a directory that is the store's own.
+    Dir(Home<D>),
 }
 
 /// How a store works.
@@ -65,26 +65,25 @@ pub struct StoreConfig {
     pub cache_bytes: usize,
     /// From how many bytes in memory on [`StateMachineStore::pressure`] asks for a snapshot.
     pub dirty_bytes_max: u64,
-    /// Whether opening reads the whole file and checks every page. Without it, damage is found by a restart after a
-    /// crash only.
-    pub verify_at_open: bool,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, dirty_bytes_max: 64 << 20, verify_at_open: true }
+        Self { cache_bytes: 64 << 20, dirty_bytes_max: 64 << 20 }
     }
 }
 
 struct Inner<P: Platform> {
     layers: Mutex<Layers>,
     location: Location<P::Disk>,
-    config: StoreConfig,
+    dirty_bytes_max: u64,
     machine: Arc<dyn StateMachine>,
     durable: DurableWatch<P>,
     // In a mutex because a sender need not be `Sync`.
     pressure: Mutex<<WatchOf<P> as Watch>::Sender<bool>>,
-    incoming: AtomicU64,
+    /// For the next store file: no two ever have the same.
+    next_generation: AtomicU64,
+    closed: AtomicBool,
     fault: Fault,
 }
 
@@ -115,23 +114,34 @@ impl<P: Platform> StateMachineStore<P> {
     /// The disk fails, the data is damaged, or a newer program wrote it.
     pub async fn open(
         location: Location<P::Disk>,
-        config: StoreConfig,
+        dirty_bytes_max: u64,
         machine: Arc<dyn StateMachine>,
         durable: DurableWatch<P>,
     ) -> Result<Self, StoreError> {
         let (generation, base, manifest) = match &location {
             Location::Memory => (0, BaseView::Memory(OrdMap::new()), Manifest::default()),
-            Location::Dir { jobs, dir } => {
-                let (dir, owner, options) = (dir.clone(), jobs.clone(), options(&config));
-                let opened = jobs.run(move |disk| redb::open(disk, &dir, options, &owner)).await??;
+            Location::Dir(home) => {
+                let opening = home.clone();
+                let opened = home.jobs.run(move |disk| redb::open(disk, &opening)).await??;
                 (opened.generation, BaseView::Redb(Arc::new(opened.view)), opened.manifest)
             }
         };
         let fault = Fault::default();
         let layers = Mutex::new(Layers::new(generation, base, manifest.into(), fault.clone()));
         let (pressure, _) = WatchOf::<P>::channel(false);
-        let (pressure, incoming) = (Mutex::new(pressure), AtomicU64::new(0));
-        Ok(Self { inner: Arc::new(Inner { layers, location, config, machine, durable, pressure, incoming, fault }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                layers,
+                location,
+                dirty_bytes_max,
+                machine,
+                durable,
+                pressure: Mutex::new(pressure),
+                next_generation: AtomicU64::new(generation + 1),
+                closed: AtomicBool::new(false),
+                fault,
+            }),
+        })
     }
 
     /// The newest state: immutable, O(1), and waits for no disk.
@@ -147,6 +157,13 @@ impl<P: Platform> StateMachineStore<P> {
     /// The last entry that the durable state has in it, D: the newest snapshot's.
     pub fn durable(&self) -> Option<LogId> {
         lock(&self.inner.layers).durable().0.applied
+    }
+
+    /// The durable state, for sending, and what it covers.
+    pub(crate) fn durable_state(&self) -> (Manifest, ChunkReader) {
+        let layers = lock(&self.inner.layers);
+        let (position, base) = layers.durable();
+        (position.into(), ChunkReader::new(base.clone()))
     }
 
     /// A hash of all pairs of the newest view: see [`View::state_hash`].
@@ -172,24 +189,43 @@ impl<P: Platform> StateMachineStore<P> {
         self.inner.fault.get().cloned()
     }
 
-    /// Lets the files go: returns once nothing of this store writes there any more. What is applied and not durable is
-    /// in the log. Views stay readable.
-    pub(crate) async fn close(&self) {
-        let base = lock(&self.inner.layers).durable().1.clone();
-        if let (Location::Dir { jobs, .. }, BaseView::Redb(view)) = (&self.inner.location, base) {
-            // Behind everything that is queued. If the worker is gone, so is everything it could have written.
-            let _ = jobs.run(move |_| view.fence()).await;
+    /// Waits for the first failure.
+    pub(crate) async fn failed(&self) -> StoreError {
+        self.inner.fault.wait().await
+    }
+
+    /// If the store was found damaged, writes that down, durably, for the next start.
+    pub(crate) async fn mark_damaged(&self) {
+        let generation = lock(&self.inner.layers).generation();
+        let (Location::Dir(home), Some(StoreError::Damaged { what, .. })) = (&self.inner.location, self.fault()) else {
+            return;
+        };
+        let marking = home.clone();
+        let marked = home.jobs.run(move |disk| redb::mark_damaged(disk, &marking, generation, &what)).await;
+        // Otherwise the next start finds out for itself, when it reads there.
+        if let Err(error) = marked.map_err(StoreError::from).flatten() {
+            tracing::warn!(%error, "that the store is damaged could not be written down");
         }
     }
 
-    /// The worker and the file for a snapshot that is to be received; `None` if it goes into memory.
-    pub(crate) fn staging_place(&self) -> Option<(Jobs<P::Disk>, PathBuf)> {
+    /// Lets the files go: returns once nothing of this store writes there any more. What is applied and not durable is
+    /// in the log. Views stay readable.
+    pub(crate) async fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.mark_damaged().await;
+        let base = lock(&self.inner.layers).durable().1.clone();
+        if let (Location::Dir(home), BaseView::Redb(view)) = (&self.inner.location, base) {
+            // Behind everything that is queued. If the worker is gone, so is everything it could have written.
+            let _ = home.jobs.run(move |_| view.fence()).await;
+        }
+    }
+
+    /// The directory, and the number of a new store file there, for a snapshot that is to be received; `None` if it
+    /// goes into memory.
+    pub(crate) fn staging_place(&self) -> Option<(Home<P::Disk>, u64)> {
         match &self.inner.location {
             Location::Memory => None,
-            Location::Dir { jobs, dir } => {
-                let n = self.inner.incoming.fetch_add(1, Ordering::Relaxed);
-                Some((jobs.clone(), redb::incoming_path(dir, n)))
-            }
+            Location::Dir(home) => Some((home.clone(), self.inner.next_generation.fetch_add(1, Ordering::Relaxed))),
         }
     }
 
@@ -199,11 +235,11 @@ impl<P: Platform> StateMachineStore<P> {
 
     /// Remembers a failure that leaves the durable state uncertain.
     fn remember<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        result.inspect_err(|error| drop(self.inner.fault.set(error.clone())))
+        result.inspect_err(|error| self.inner.fault.set(error.clone()))
     }
 
     fn update_pressure(&self) {
-        let over = self.dirty_bytes() > self.inner.config.dirty_bytes_max;
+        let over = self.dirty_bytes() > self.inner.dirty_bytes_max;
         lock(&self.inner.pressure).send_if_different(over);
     }
 
@@ -243,23 +279,39 @@ impl<P: Platform> StateMachineStore<P> {
         let upto = freeze.to.applied;
         self.inner.durable.clone().wait_until(|durable| *durable >= upto).await.map_err(|_| StoreError::Stopped)?;
         let base = match (&self.inner.location, &freeze.base) {
-            (_, BaseView::Memory(map)) => Some(BaseView::Memory(memory::merge(map.clone(), &freeze.layer))),
-            (Location::Dir { jobs, .. }, BaseView::Redb(view)) => {
-                let (view, freeze) = (view.clone(), freeze.clone());
-                let committed = jobs.run(move |_| redb::commit(&view, &freeze)).await;
-                let committed = self.remember(committed.map_err(StoreError::from).flatten())?;
-                committed.map(|view| BaseView::Redb(Arc::new(view)))
-            }
+            (_, BaseView::Memory(map)) => BaseView::Memory(memory::merge(map.clone(), &freeze.layer)),
+            (Location::Dir(home), BaseView::Redb(_)) => match self.commit_to(home, &freeze).await? {
+                Some(base) => base,
+                None => return Ok(()),
+            },
             (Location::Memory, BaseView::Redb(_)) => return Err(StoreError::Stopped),
         };
-        if let Some(base) = base {
-            lock(&self.inner.layers).committed(&freeze, base);
-            self.update_pressure();
-        }
+        lock(&self.inner.layers).committed(&freeze, base);
+        self.update_pressure();
         Ok(())
     }
 
-    async fn install(&self, position: Position, data: SnapshotData<P>) -> Result<(), StoreError> {
+    /// Commits until it is durable, waiting for space on a full disk; `None` if something newer got there first.
+    async fn commit_to(&self, home: &Home<P::Disk>, freeze: &Freeze) -> Result<Option<BaseView>, StoreError> {
+        loop {
+            let freezing = freeze.clone();
+            let committed = home.jobs.run(move |_| match &freezing.base {
+                BaseView::Redb(view) => redb::commit(view, &freezing),
+                BaseView::Memory(_) => Ok(Committed::Superseded),
+            });
+            match self.remember(committed.await.map_err(StoreError::from).flatten())? {
+                Committed::Done(view) => return Ok(Some(BaseView::Redb(Arc::new(view)))),
+                Committed::Superseded => return Ok(None),
+                Committed::Full => home.mark_full(),
+            }
+            P::Runtime::sleep(FULL_RETRY).await;
+            if self.inner.closed.load(Ordering::Acquire) {
+                return Err(StoreError::Stopped);
+            }
+        }
+    }
+
+    async fn install(&self, position: Position, data: SnapshotData) -> Result<(), StoreError> {
         self.check()?;
         let (applied, durable) = (self.applied(), self.durable());
         if position.applied <= durable {
@@ -273,46 +325,63 @@ impl<P: Platform> StateMachineStore<P> {
                 None => Ok(()),
             };
         }
-        let (generation, old) = {
-            let layers = lock(&self.inner.layers);
-            (layers.generation(), layers.durable().1.clone())
-        };
-        let (generation, base) = match (&self.inner.location, old) {
-            (Location::Dir { jobs, dir }, BaseView::Redb(old)) => {
-                let manifest = Manifest::from(&position);
-                let (dir, owner, options) = (dir.clone(), jobs.clone(), options(&self.inner.config));
-                let installed = jobs.run(move |disk| {
-                    redb::install(disk, &dir, &old, &manifest, options, &owner, |each| data.for_each_pair(each))
-                });
+        let received = self.received(&position, data).await?;
+        let old = lock(&self.inner.layers).durable().1.clone();
+        let (generation, base) = match (&self.inner.location, old, received) {
+            (Location::Dir(home), BaseView::Redb(old), Received::File(built)) => {
+                let installing = home.clone();
+                let installed = home.jobs.run(move |disk| redb::install(disk, &installing, &old, built));
                 let installed = self.remember(installed.await.map_err(StoreError::from).flatten())?;
                 (installed.generation, BaseView::Redb(Arc::new(installed.view)))
             }
-            _ => {
-                let mut map = OrdMap::new();
-                data.for_each_pair(&mut |key, value| {
-                    map.insert(key.clone(), value.clone());
-                    Ok(())
-                })?;
-                (generation + 1, BaseView::Memory(map))
+            (_, _, Received::Memory(map, _)) => {
+                let generation = self.inner.next_generation.fetch_add(1, Ordering::Relaxed);
+                (generation, BaseView::Memory(map))
             }
+            _ => return Err(StoreError::Refused("the snapshot was received for another store".to_owned())),
         };
         lock(&self.inner.layers).installed(generation, base, position);
         self.update_pressure();
         Ok(())
     }
 
+    /// What was received for this store, and covers what openraft says it does.
+    async fn received(&self, position: &Position, data: SnapshotData) -> Result<Received, StoreError> {
+        let received = match data.0 {
+            Source::Received(received) => received,
+            // A view of another store of this process: nothing was sent.
+            Source::View(base) => match self.staging_place() {
+                None => {
+                    let pairs: Result<_, _> = base.range(Bound::Unbounded, Bound::Unbounded).collect();
+                    Received::Memory(pairs?, position.into())
+                }
+                Some((home, generation)) => {
+                    let (manifest, jobs) = (Manifest::from(position), home.jobs.clone());
+                    let built = jobs.run(move |disk| {
+                        let mut building = Building::begin(disk, &home, generation)?;
+                        for pair in base.range(Bound::Unbounded, Bound::Unbounded) {
+                            building.add([&pair?])?;
+                        }
+                        building.finish(&manifest)
+                    });
+                    Received::File(built.await.map_err(StoreError::from).flatten()?)
+                }
+            },
+        };
+        match *received.manifest() == Manifest::from(position) {
+            true => Ok(received),
+            false => Err(StoreError::Refused("the snapshot covers something else than its metadata says".to_owned())),
+        }
+    }
+
     /// The snapshot at D.
-    fn snapshot(&self) -> io::Result<Snapshot<P>> {
+    fn snapshot(&self) -> io::Result<Snapshot> {
         let layers = lock(&self.inner.layers);
         let (position, base) = layers.durable();
         let last_membership = stored_membership_to(&position.membership).map_err(io::Error::other)?;
         let meta = raft::SnapshotMeta { last_log_id: position.applied.map(log_id_to), last_membership };
-        Ok(Snapshot::<P> { meta, snapshot: SnapshotData(Source::View(base.clone())) })
+        Ok(Snapshot { meta, snapshot: SnapshotData(Source::View(base.clone())) })
     }
-}
-
-fn options(config: &StoreConfig) -> redb::Options {
-    redb::Options { cache_bytes: config.cache_bytes, verify: config.verify_at_open }
 }
 
 /// Makes one frozen layer durable.
@@ -322,9 +391,9 @@ pub struct SnapshotBuilder<P: Platform> {
 }
 
 impl<P: Platform> RaftSnapshotBuilder<Types<P::Runtime>> for SnapshotBuilder<P> {
-    type SnapshotData = SnapshotData<P>;
+    type SnapshotData = SnapshotData;
 
-    async fn build_snapshot(&mut self) -> Result<Snapshot<P>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         if let Some(freeze) = self.freeze.take() {
             self.store.commit(freeze).await?;
         }
@@ -333,7 +402,7 @@ impl<P: Platform> RaftSnapshotBuilder<Types<P::Runtime>> for SnapshotBuilder<P> 
 }
 
 impl<P: Platform> RaftStateMachine<Types<P::Runtime>> for StateMachineStore<P> {
-    type SnapshotData = SnapshotData<P>;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotBuilder<P>;
 
     async fn applied_state(&mut self) -> Result<(Option<raft::LogId>, raft::StoredMembership), io::Error> {
@@ -377,7 +446,7 @@ impl<P: Platform> RaftStateMachine<Types<P::Runtime>> for StateMachineStore<P> {
         Ok(self.install(Position { applied, membership }, snapshot).await?)
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<P>>, io::Error> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         match self.durable() {
             Some(_) => self.snapshot().map(Some),
             None => Ok(None),

@@ -26,12 +26,16 @@ struct Entry {
     voter: bool,
     peer_addrs: Vec<String>,
     api_addrs: Vec<String>,
+    /// Only of a member whose disk is known to be full: it takes no writes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    disk_full: bool,
 }
 
 pub(crate) async fn nodes<P: Platform>(State(api): State<Api<P>>) -> Response {
     let cluster = api.node.cluster();
     let nodes = cluster.nodes.into_iter().map(|node| Entry {
         id: node.id.to_string(),
+        disk_full: cluster.disk_full.contains(&node.id),
         name: node.member.name,
         status: node.status.as_str(),
         voter: node.voter,

@@ -101,6 +101,11 @@ struct Args {
     #[arg(long, env = "QUORATE_STORE", default_value = "redb")]
     store: Store,
 
+    /// Disk space set aside in --data-dir, in MiB: on a full disk the node then goes on without taking writes
+    #[arg(long, env = "QUORATE_RESERVE_MIB", value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u64).range(32..=1_048_576))]
+    reserve_mib: u64,
+
     /// Interval of the leader's heartbeats, in milliseconds
     #[arg(long, env = "QUORATE_HEARTBEAT_MS", value_name = "MS", default_value_t = 50,
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
@@ -142,6 +147,7 @@ pub struct ServerConfig {
     initial_cluster: Vec<(String, Address)>,
     initial_cluster_state: InitialState,
     initial_cluster_token: String,
+    reserve_bytes: u64,
     timing: Timing,
     log_level: LogLevel,
     log_format: LogFormat,
@@ -223,6 +229,7 @@ impl ServerConfig {
             initial_cluster,
             initial_cluster_state: if new { InitialState::New } else { InitialState::Existing },
             initial_cluster_token: args.initial_cluster_token,
+            reserve_bytes: args.reserve_mib << 20,
             timing,
             log_level: args.log_level,
             log_format: args.log_format,
@@ -261,6 +268,7 @@ impl ServerConfig {
         config.api_addrs = api_addrs;
         config.founding = FoundingList { token: self.initial_cluster_token.clone(), members: members.collect() };
         config.initial_state = self.initial_cluster_state;
+        config.reserve_bytes = self.reserve_bytes;
         config.timing = self.timing;
         config
     }
@@ -416,6 +424,7 @@ mod tests {
             ("--heartbeat-ms soon", &["--heartbeat-ms", "soon"]),
             ("--heartbeat-ms 150", &["--election-timeout-min-ms \"250\"", "150 ms", "--heartbeat-ms"]),
             ("--election-timeout-max-ms 200", &["--election-timeout-max-ms \"200\"", "250 ms"]),
+            ("--reserve-mib 16", &["--reserve-mib", "16", "32"]),
             ("--log-level loud", &["--log-level", "loud", "error, warn, info, debug, trace"]),
             ("--log-format xml", &["--log-format", "xml", "json, text"]),
         ] {

@@ -11,7 +11,8 @@ pub(crate) async fn live<P: Platform>(State(api): State<Api<P>>) -> Result<&'sta
     api.node.health().live.map(|()| "ok").map_err(|why| Problem::new(Kind::NotLive, why))
 }
 
-/// `GET /readyz`: a ready node is worth sending requests to.
+/// `GET /readyz`: a ready node is worth sending requests to. One whose disk is full is ready, since it serves reads;
+/// writes are refused with `disk-full` if the leader's disk, or too many voters', are full. `/cluster/nodes` shows whose.
 pub(crate) async fn ready<P: Platform>(State(api): State<Api<P>>) -> Result<&'static str, Problem> {
     api.node.health().ready.map(|()| "ok").map_err(|why| Problem::new(Kind::NotReady, why))
 }

@@ -18,7 +18,8 @@
 //! | `leader-changed` | 503 | the leader was replaced meanwhile | 1 |
 //! | `unreachable` | 503 | the leader, or a quorum, cannot be reached | 1 |
 //! | `timeout` | 503 | the deadline passed before anything was done | 1 |
-//! | `overloaded` | 503 | a queue or the disk is full | 1 |
+//! | `overloaded` | 503 | a queue is full, or the disk does not keep up | 1 |
+//! | `disk-full` | 507 | there is no space on the leader's disk, or on those of too many voters; reads go on | 1 |
 //! | `stopping` | 503 | the node is stopping | 1 |
 //! | `not-live`, `not-ready` | 503 | the answer of `/livez`, `/readyz` when it is not `ok` | 1 |
 //! | `outcome-unknown` | 504 | a write failed after it was sent on; `detail` says why | |
@@ -49,6 +50,7 @@ pub enum Kind {
     Unreachable,
     Timeout,
     Overloaded,
+    DiskFull,
     Stopping,
     NotLive,
     NotReady,
@@ -76,6 +78,7 @@ impl Kind {
             Self::Unreachable => ("unreachable", StatusCode::SERVICE_UNAVAILABLE, "the cluster cannot be reached"),
             Self::Timeout => ("timeout", StatusCode::SERVICE_UNAVAILABLE, "the deadline passed"),
             Self::Overloaded => ("overloaded", StatusCode::SERVICE_UNAVAILABLE, "the node is overloaded"),
+            Self::DiskFull => ("disk-full", StatusCode::INSUFFICIENT_STORAGE, "the disk is full"),
             Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "the node is stopping"),
             Self::NotLive => ("not-live", StatusCode::SERVICE_UNAVAILABLE, "the node is not live"),
             Self::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "the node is not ready"),
@@ -93,6 +96,7 @@ impl Kind {
             Reason::LeaderChanged => Self::LeaderChanged,
             Reason::Timeout => Self::Timeout,
             Reason::Overloaded => Self::Overloaded,
+            Reason::DiskFull => Self::DiskFull,
             Reason::TooLarge { .. } => Self::TooLarge,
             Reason::Stopping => Self::Stopping,
             Reason::Unreachable(_) => Self::Unreachable,
@@ -203,7 +207,7 @@ impl IntoResponse for Problem {
         };
         let body = serde_json::to_vec(&body).expect("strings and integers are always JSON");
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -229,8 +233,9 @@ mod tests {
         (status, retry_after, serde_json::from_slice(&body.to_bytes()).expect("JSON"))
     }
 
-    fn reasons() -> [(Reason, &'static str, u16); 9] {
+    fn reasons() -> [(Reason, &'static str, u16); 10] {
         [
+            (Reason::DiskFull, "disk-full", 507),
             (Reason::NoLeader, "no-leader", 503),
             (Reason::LeaderChanged, "leader-changed", 503),
             (Reason::Timeout, "timeout", 503),
@@ -247,7 +252,7 @@ mod tests {
     fn every_reason_of_every_error() {
         for (reason, name, status) in reasons() {
             let r#type = json!(format!("urn:quorate:problem:{name}"));
-            let retry_after = (status == 503).then(|| "1".to_owned());
+            let retry_after = [503, 507].contains(&status).then(|| "1".to_owned());
 
             let (got, retry, body) = parts(WriteError::NotApplied(reason.clone()).into());
             assert_eq!((got, retry, &body["type"]), (status, retry_after.clone(), &r#type));

@@ -360,6 +360,8 @@ fn config(plan: &Plan, number: u32) -> NodeConfig {
     config.compaction.snapshot_every_entries = plan.setup.snapshot_every_entries;
     config.compaction.keep_entries = plan.setup.keep_entries;
     config.reserve_bytes = 1 << 20;
+    (config.command_bytes_max, config.transport.append_bytes_max) = (64 << 10, 64 << 10);
+    config.transport.stream_bytes_max = 256 << 10;
     config.log.options.segment_bytes = plan.setup.segment_kib << 10;
     config.log.cache_bytes = plan.setup.cache_bytes;
     config

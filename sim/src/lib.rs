@@ -90,6 +90,8 @@ pub mod conformance;
 #[cfg(madsim)]
 pub mod coverage;
 #[cfg(madsim)]
+pub mod crash_states;
+#[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
 pub mod plan;

@@ -62,6 +62,8 @@ mod command {
             #[arg(long, default_value_t = 0)]
             seed: u64,
         },
+        /// Recover every state that a power loss can leave behind in short histories; see `sim::crash_states`.
+        CrashStates(sim::crash_states::Args),
         /// Print what a seed does, without running it.
         Plan {
             /// The seed
@@ -120,6 +122,7 @@ mod command {
 
     fn execute(command: Command) -> ExitCode {
         match command {
+            Command::CrashStates(args) => return sim::crash_states::main(&args),
             Command::Plan { seed } => print!("{}", Plan::draw(seed)),
             Command::Replay { seed, tail } => return replay(&Plan::draw(seed), tail),
             Command::Canary { seed } => return replay(&Plan { canary: true, ..Plan::draw(seed) }, 0),

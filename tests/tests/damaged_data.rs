@@ -66,7 +66,7 @@ fn refused(what: &str, cluster: &Cluster, parts: &[&str]) {
     let dir = &cluster.nodes[0].data_dir;
     // The store is opened before the log is read, and notes that it is open.
     let kept = || -> BTreeMap<_, _> {
-        files(dir).into_iter().filter(|(path, _)| path.extension() != Some("redb".as_ref())).collect()
+        files(dir).into_iter().filter(|(path, _)| path.extension() != Some("db".as_ref())).collect()
     };
     let before = kept();
     let output = output(cluster.command(0));
@@ -129,7 +129,7 @@ fn in_the_log_is_refused_with_file_and_offset_and_nothing_is_changed() {
 fn in_the_small_files_is_refused_by_name() {
     let mut cluster = killed("damaged-files");
     let dir = cluster.nodes[0].data_dir.clone();
-    for file in ["identity", "founding", "store/CURRENT"] {
+    for file in ["identity", "founding"] {
         let path = dir.join(file);
         let len = fs::metadata(&path).expect("it is there").len();
         for offset in [0, len / 2, len - 1] {
@@ -140,4 +140,22 @@ fn in_the_small_files_is_refused_by_name() {
     cluster.start(0);
     cluster.wait_leader();
     assert_eq!(cluster.list(0).found.len(), 20, "the data was put back, and is whole");
+}
+
+#[test]
+fn in_the_store_is_rebuilt_from_the_log() {
+    let mut cluster = killed("damaged-store");
+    let store = cluster.nodes[0].data_dir.join("store");
+    let names = || fs::read_dir(&store).expect("readable").map(|entry| entry.expect("readable").path());
+    for name in ["CURRENT", "db"] {
+        let path = names().find(|path| path.ends_with(name) || path.extension() == Some(name.as_ref()));
+        let path = path.expect("the store has it");
+        for offset in (0..fs::metadata(&path).expect("it is there").len()).step_by(if name == "db" { 999 } else { 1 }) {
+            flip(&path, offset);
+        }
+        cluster.start(0);
+        cluster.wait_leader();
+        assert_eq!(cluster.list(0).found.len(), 20, "{name}");
+        cluster.nodes[0].kill();
+    }
 }

@@ -4,6 +4,8 @@ use crate::types::NodeId;
 
 /// Batches start at multiples of this many bytes.
 pub const BLOCK_BYTES: u64 = 4096;
+/// No segment is longer: a file that is was not written by a log. Recovery refuses it, since it reads segments whole.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Length of a batch header in bytes.
 pub const BATCH_HEADER_BYTES: usize = 64;
 /// Length of the segment header that is covered by its CRC, and the CRC.

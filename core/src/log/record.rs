@@ -231,6 +231,11 @@ pub fn decode_at(body: &Bytes, at: usize) -> Result<Option<(Record, usize)>, Rec
     Ok(Some((record, start + len)))
 }
 
+/// The CRC of an encoded record, kept in its [`Place`](super::writer::Place).
+pub fn checksum(record: &[u8]) -> u32 {
+    crc32c::crc32c(record)
+}
+
 /// Reads one whole record, as [`encode`] wrote it.
 ///
 /// # Errors

@@ -71,6 +71,12 @@ pub enum DamageKind {
     /// A base says something else than the batches before it.
     #[error("the base batch disagrees with the batches before it")]
     BaseDisagrees,
+    /// The file is longer than any segment.
+    #[error("the file has {0} bytes, more than any segment of a log")]
+    TooLong(u64),
+    /// A log that goes on counting for ever never gets there: something wrote this.
+    #[error("a counter of the log is beyond what a log can reach")]
+    CounterTooHigh,
     /// An entry does not follow the one before it.
     #[error("entry {0} does not follow the entry before it")]
     EntryGap(LogId),
@@ -170,6 +176,11 @@ pub fn scan_segment(segment: u64, bytes: &Bytes, log: Option<LogIdentity>) -> Se
             })
             .filter(|header| batch_body(header, bytes).is_some());
         let Some(header) = found else { break };
+        // Space is reserved before it is written to, so no crash leaves a batch without its padding: a cut does.
+        if header.end() > bytes.len() as u64 {
+            facts.unreadable = Some((offset, "the file ends inside its padding".to_owned()));
+            return facts;
+        }
         match read_batch(&header, bytes) {
             Ok((base, records)) => {
                 facts.base = facts.base.or(base);
@@ -219,7 +230,8 @@ fn read_batch(header: &BatchHeader, bytes: &Bytes) -> Result<(Option<Base>, Vec<
                 records.push(match record {
                     Record::Entry(entry) => {
                         let offset = (start + at) as u64;
-                        let place = Place { segment: header.segment, offset, len: (next - at) as u32 };
+                        let crc = record::checksum(&body[at..next]);
+                        let place = Place { segment: header.segment, offset, len: (next - at) as u32, crc };
                         Found::Entry(entry.log_id, place, matches!(entry.payload, Payload::Membership(_)))
                     }
                     other => Found::Other(other),
@@ -230,6 +242,9 @@ fn read_batch(header: &BatchHeader, bytes: &Bytes) -> Result<(Option<Base>, Vec<
         }
     }
 }
+
+/// Boot epochs, segment numbers and sequences stay below: one that wrapped around would repeat itself.
+pub const COUNTER_MAX: u64 = u64::MAX / 2;
 
 /// Where a segment lies relative to the newest valid base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -490,6 +505,9 @@ fn finish(
         }
     }
     let last = replay.last.ok_or_else(|| damage(newest, BLOCK_BYTES, DamageKind::NoBase))?;
+    if replay.state.boot_epoch.max(newest).max(last.sequence) >= COUNTER_MAX {
+        return Err(damage(newest, BLOCK_BYTES, DamageKind::CounterTooHigh));
+    }
     let log = segments.get(&newest).and_then(|f| f.header.clone().ok());
     Ok(Recovered {
         log,
@@ -788,6 +806,86 @@ mod tests {
             }
         }
         assert!(refused > 100, "only {refused} flips were seen");
+    }
+
+    /// No crash makes a segment shorter than its last batch, so whoever cut it took something that was durable.
+    #[test]
+    fn a_segment_cut_inside_a_batch_is_damage() {
+        let whole = history();
+        let (&newest, bytes) = whole.synced.last_key_value().expect("segments");
+        let end = scan_segment(newest, &bytes.clone().into(), Some(LOG)).end() as usize;
+        // Its last batch is a seal: one block, of which the header takes 64 bytes.
+        for len in [end - 1, end - 2000, end - BLOCK_BYTES as usize + BATCH_HEADER_BYTES] {
+            let mut cut = whole.clone();
+            cut.synced.get_mut(&newest).expect("exists").truncate(len);
+            let damage = cut.recover(true).expect_err("durable bytes are gone");
+            assert_eq!((damage.segment, damage.offset), (newest, end as u64 - BLOCK_BYTES));
+            assert!(matches!(damage.kind, DamageKind::Unreadable(_)), "{damage}");
+        }
+        let mut cut = whole.clone();
+        cut.synced.get_mut(&newest).expect("exists").truncate(end);
+        assert_eq!(cut.recover(true).expect("only reserved space is gone").entries.len(), 20);
+    }
+
+    #[test]
+    fn a_counter_at_its_end_is_refused_and_never_repeated() {
+        for (epoch, refused) in [(COUNTER_MAX - 2, false), (COUNTER_MAX - 1, true), (u64::MAX - 1, true)] {
+            let mut medium = Medium::default();
+            let base = Base { boot_epoch: epoch, ..Base::default() };
+            let (writer, first) = LogWriter::open(LOG, SMALL, Resume { base, ..Resume::default() });
+            assert_eq!(writer.boot_epoch(), epoch + 1);
+            first.steps.iter().for_each(|step| medium.perform(step));
+            match medium.recover(true) {
+                Ok(recovered) => assert!(!refused && recovered.resume.base.boot_epoch == epoch + 1),
+                Err(damage) => assert!(refused && damage.kind == DamageKind::CounterTooHigh, "{damage}"),
+            }
+        }
+    }
+
+    /// What a flush says about where a record is, is what a scan finds, and its CRC is the record's.
+    #[test]
+    fn places_from_the_writer_are_those_that_recovery_finds() {
+        let mut medium = Medium::default();
+        let (mut writer, first) = LogWriter::open(LOG, SMALL, Resume::default());
+        first.steps.iter().for_each(|step| medium.perform(step));
+        writer.on_done();
+        let mut placed = Vec::new();
+        for index in 0..20 {
+            let payload = Payload::Command(vec![index as u8; 700].into());
+            writer.push(Record::Entry(Entry { log_id: LogId::new(1, index), payload }));
+            if index % 3 == 0 {
+                let flush = writer.next_batch().expect("a record is queued");
+                flush.steps.iter().for_each(|step| medium.perform(step));
+                writer.on_done();
+                placed.extend(flush.placed.into_iter().map(|(_, id, place)| (id, place, false)));
+            }
+        }
+        assert_eq!(medium.recover(true).expect("whole").entries, placed);
+        for (_, place, _) in &placed {
+            let at = place.offset as usize;
+            let record = &medium.synced[&place.segment][at..at + place.len as usize];
+            assert_eq!(record::checksum(record), place.crc);
+        }
+    }
+
+    #[test]
+    fn a_roll_gives_space_back_before_it_asks_for_some() {
+        let (mut writer, _) = LogWriter::open(LOG, SMALL, Resume::default());
+        writer.on_done();
+        writer.set_segment_bytes(5 * BLOCK_BYTES);
+        let mut rolls = 0;
+        for index in 0..20 {
+            let payload = Payload::Command(vec![1; 2900].into());
+            writer.push(Record::Entry(Entry { log_id: LogId::new(1, index), payload }));
+            let steps = writer.next_batch().expect("a record is queued").steps;
+            writer.on_done();
+            let Some(create) = steps.iter().position(|s| matches!(s, WriteStep::Create { .. })) else { continue };
+            rolls += 1;
+            let WriteStep::Create { segment, len, .. } = &steps[create] else { unreachable!("found") };
+            assert_eq!(*len, 5 * BLOCK_BYTES);
+            assert!(matches!(steps[create - 1], WriteStep::Trim { segment: trimmed, .. } if trimmed == segment - 1));
+        }
+        assert!(rolls > 5, "{rolls} rolls");
     }
 
     #[test]

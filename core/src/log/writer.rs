@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchKind, LogIdentity, encode_batch, encode_segment_header, padded_len,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchKind, LogIdentity, SEGMENT_BYTES_MAX, encode_batch, encode_segment_header,
+    padded_len,
 };
 use super::record::{self, Base, Record};
 use crate::types::LogId;
@@ -11,7 +12,8 @@ use crate::types::LogId;
 /// Sizes, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct LogOptions {
-    /// Preallocated length of a segment. A batch that does not fit an empty one gets a longer segment.
+    /// Preallocated length of a segment, at most [`SEGMENT_BYTES_MAX`]. A batch that does not fit an empty one gets a
+    /// longer segment.
     pub segment_bytes: u64,
     /// Records beyond this many bytes wait for the next batch; a single record may be longer.
     pub batch_bytes_max: usize,
@@ -50,8 +52,8 @@ pub enum WriteStep {
         /// Which one.
         segment: u64,
     },
-    /// Cut the segment's file to `len` bytes: it is closed, and what was reserved behind its end is given back. Nothing
-    /// depends on it: bytes behind the end are ignored.
+    /// Cut the segment's file to `len` bytes: nothing is written to it any more, and what was reserved behind its end
+    /// is given back, before the next segment asks for space. Nothing depends on it: bytes behind the end are ignored.
     Trim {
         /// Which one.
         segment: u64,
@@ -74,6 +76,8 @@ pub struct Place {
     pub offset: u64,
     /// Length of the record, in bytes.
     pub len: u32,
+    /// CRC of the record, so that whoever reads it later knows that it is what was written.
+    pub crc: u32,
 }
 
 /// A unit of work: perform the steps in order; if all succeed, everything pushed before and including ticket
@@ -137,6 +141,9 @@ impl LogWriter {
     /// Continues a log. The flush makes the recovered state durable before anybody is answered: it writes the last
     /// valid batch again (after a `kill -9` it may have been read from the page cache only), and opens a new segment,
     /// since a recovered one is never appended to.
+    ///
+    /// # Panics
+    /// If the boot epochs are used up: [`recover`](super::recover) refuses such a log.
     pub fn open(log: LogIdentity, options: LogOptions, resume: Resume) -> (Self, Flush) {
         let last_segment = resume.segments.keys().next_back().copied().unwrap_or(0);
         let mut steps = Vec::new();
@@ -147,13 +154,14 @@ impl LogWriter {
             steps.push(WriteStep::Sync { segment });
         }
         steps.extend(resume.delete.iter().map(|&segment| WriteStep::Delete { segment }));
+        let boot_epoch = resume.base.boot_epoch.checked_add(1).expect("recovery refuses a log that has no epoch left");
         let mut writer = Self {
             log,
             options,
             queue: VecDeque::new(),
             pushed: 0,
             flushed: 0,
-            base: Base { boot_epoch: resume.base.boot_epoch.saturating_add(1), ..resume.base },
+            base: Base { boot_epoch, ..resume.base },
             segments: resume.segments,
             segment: last_segment,
             segment_len: 0,
@@ -171,6 +179,11 @@ impl LogWriter {
     /// Which start of the node this is.
     pub fn boot_epoch(&self) -> u64 {
         self.base.boot_epoch
+    }
+
+    /// Sets [`LogOptions::segment_bytes`] for the segments to come: small ones while the disk is full.
+    pub fn set_segment_bytes(&mut self, bytes: u64) {
+        self.options.segment_bytes = bytes;
     }
 
     /// Queues a record; returns its ticket. Tickets count up from 1, and the flush whose `through` reaches a ticket
@@ -224,7 +237,8 @@ impl LogWriter {
             let start = buf.len();
             record::encode(next, &mut buf);
             if let Record::Entry(entry) = next {
-                entries.push((self.flushed + 1, entry.log_id, start as u64, (buf.len() - start) as u32));
+                let (len, crc) = ((buf.len() - start) as u32, record::checksum(&buf[start..]));
+                entries.push((self.flushed + 1, entry.log_id, start as u64, len, crc));
             }
             has_vote |= matches!(next, Record::Vote(_));
             absorb(&mut after, next);
@@ -239,8 +253,8 @@ impl LogWriter {
         let highest = entries.iter().map(|(_, id, ..)| id.index).max();
         let known = self.segments.entry(segment).or_default();
         *known = (*known).max(highest);
-        placed.extend(entries.into_iter().map(|(ticket, id, start, len)| {
-            let place = Place { segment, offset: offset + start, len };
+        placed.extend(entries.into_iter().map(|(ticket, id, start, len, crc)| {
+            let place = Place { segment, offset: offset + start, len, crc };
             (ticket, id, place)
         }));
         self.batch(BatchKind::Data, buf, steps);
@@ -274,7 +288,10 @@ impl LogWriter {
         self.segments.insert(self.segment, None);
         self.base.first_segment = self.first_needed();
         self.offset = BLOCK_BYTES;
-        self.segment_len = self.options.segment_bytes.max(4 * BLOCK_BYTES + len);
+        self.segment_len = self.options.segment_bytes.min(SEGMENT_BYTES_MAX).max(4 * BLOCK_BYTES + len);
+        if previous_segment > 0 {
+            steps.push(WriteStep::Trim { segment: previous_segment, len: self.base.previous_end });
+        }
         steps.push(WriteStep::Create {
             segment: self.segment,
             len: self.segment_len,
@@ -284,9 +301,6 @@ impl LogWriter {
         record::encode_base(&self.base, &mut buf);
         self.batch(BatchKind::Base, buf, steps);
         self.seal(steps);
-        if previous_segment >= self.base.first_segment {
-            steps.push(WriteStep::Trim { segment: previous_segment, len: self.base.previous_end });
-        }
         let kept = self.segments.split_off(&self.base.first_segment);
         steps.extend(self.segments.keys().map(|&segment| WriteStep::Delete { segment }));
         self.segments = kept;

@@ -36,6 +36,8 @@ pub enum AppendResponse {
     Conflict(LogId),
     /// It has promised this greater vote.
     HigherVote(Vote),
+    /// Its disk is full: it takes no commands, and nothing behind one. Everything else it still takes.
+    DiskFull,
 }
 
 const VOTE_TAG: u32 = 1;
@@ -150,7 +152,7 @@ fn invalid(why: &'static str) -> DecodeError {
 
 #[derive(Clone, PartialEq, Message)]
 struct AppendResponseProto {
-    #[prost(oneof = "OutcomeProto", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "OutcomeProto", tags = "1, 2, 3, 4, 5")]
     outcome: Option<OutcomeProto>,
 }
 
@@ -165,6 +167,8 @@ enum OutcomeProto {
     Conflict(LogIdProto),
     #[prost(message, tag = "4")]
     HigherVote(VoteProto),
+    #[prost(bool, tag = "5")]
+    DiskFull(bool),
 }
 
 impl AppendResponse {
@@ -175,6 +179,7 @@ impl AppendResponse {
             Self::Success(None) => OutcomeProto::SuccessEmpty(true),
             Self::Conflict(id) => OutcomeProto::Conflict((*id).into()),
             Self::HigherVote(vote) => OutcomeProto::HigherVote(vote.into()),
+            Self::DiskFull => OutcomeProto::DiskFull(true),
         };
         vec![AppendResponseProto { outcome: Some(outcome) }.encode_to_vec().into()]
     }
@@ -190,6 +195,7 @@ impl AppendResponse {
             OutcomeProto::SuccessEmpty(_) => Self::Success(None),
             OutcomeProto::Conflict(id) => Self::Conflict(id.into()),
             OutcomeProto::HigherVote(vote) => Self::HigherVote(vote.into()),
+            OutcomeProto::DiskFull(_) => Self::DiskFull,
         })
     }
 }
@@ -235,7 +241,8 @@ pub(super) mod tests {
             prop_assert!(bytes.len() <= 100 + request.entries.iter().map(AppendRequest::entry_bytes).sum::<usize>());
             prop_assert_eq!(AppendRequest::decode(bytes), Ok(request));
             let conflict = AppendResponse::Conflict(id.unwrap_or_default());
-            for response in [AppendResponse::Success(id), conflict, AppendResponse::HigherVote(vote)] {
+            let higher = AppendResponse::HigherVote(vote);
+            for response in [AppendResponse::Success(id), conflict, higher, AppendResponse::DiskFull] {
                 prop_assert_eq!(AppendResponse::decode(response.encode().concat().into()), Ok(response));
             }
         }

@@ -43,6 +43,9 @@ pub enum Fault {
     /// The request makes no sense to the peer, or it does not know it.
     #[error("invalid: {0}")]
     Invalid(String),
+    /// There is no space on the disks: the peer's own, or those of too many voters.
+    #[error("the disk is full")]
+    DiskFull,
     /// A fault that this version does not know.
     #[error("{0}")]
     Other(String),
@@ -102,6 +105,7 @@ impl Failure {
             Fault::Storage(text) => (9, text.as_str()),
             Fault::Invalid(text) => (10, text.as_str()),
             Fault::Other(text) => (11, text.as_str()),
+            Fault::DiskFull => (12, ""),
         };
         proto.code = code;
         proto.text = text.to_owned();
@@ -121,6 +125,7 @@ impl Failure {
             8 => Fault::Unreachable(text),
             9 => Fault::Storage(text),
             10 => Fault::Invalid(text),
+            12 => Fault::DiskFull,
             _ => Fault::Other(text),
         };
         Ok(Self { unknown: !not_applied, fault })

@@ -20,6 +20,7 @@ mod failure;
 mod frame;
 mod handshake;
 mod message;
+mod pull;
 mod rope;
 
 pub use append::{AppendRequest, AppendResponse, ENTRIES_MAX};
@@ -32,3 +33,4 @@ pub use message::{
     ForwardWrite, LeaderHint, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
     TransferRefusal, VoteRequest, VoteResponse,
 };
+pub use pull::{PullRequest, PulledPart};

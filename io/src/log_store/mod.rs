@@ -6,6 +6,8 @@
 //! stream implies that everything before it is durable. `committed`, `truncate` and `purge` only take their place in
 //! the stream.
 
+#[cfg(test)]
+mod full_disk_tests;
 mod open;
 mod reader;
 #[cfg(test)]
@@ -33,8 +35,11 @@ use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
 use crate::types::{self, Types, entry_from, log_id_from, log_id_to, raft, vote_from};
 
-pub use open::{OpenError, Opened, open};
+pub use open::{LogDir, OpenError, Opened, open};
+pub(crate) use open::{Peeked, peek};
 pub use reader::LogReader;
+#[cfg(test)]
+pub(crate) use tests::TempDir as TestDir;
 
 /// How the log store behaves.
 #[derive(Clone, Copy, Debug)]
@@ -277,8 +282,27 @@ impl<P: Platform> LogStore<P> {
     }
 
     /// The first I/O error, if there was one: the log writes nothing any more.
-    pub fn failure(&self) -> Option<String> {
-        lock(&self.shared.state).failed.as_ref().map(|(_, text)| text.clone())
+    pub fn failure(&self) -> Option<io::Error> {
+        let state = lock(&self.shared.state);
+        state.failed.as_ref().map(|(kind, text)| io::Error::new(*kind, text.clone()))
+    }
+
+    /// Index of the last entry, durable or not; of the last purged one if there is none.
+    pub fn last_index(&self) -> Option<u64> {
+        lock(&self.shared.state).last().map(|id| id.index)
+    }
+
+    /// Whether the log holds this very entry, or has purged it, so that appending it again takes no space.
+    pub(crate) fn holds(&self, id: LogId) -> bool {
+        let state = lock(&self.shared.state);
+        let at = id.index.checked_sub(state.first_index()).and_then(|at| usize::try_from(at).ok());
+        let held = at.and_then(|at| state.slots.get(at)).is_some_and(|slot| slot.id == id);
+        held || state.purged.is_some_and(|purged| id.index <= purged.index)
+    }
+
+    /// Where its reads from disk are done; none in memory mode.
+    pub(crate) fn jobs(&self) -> Option<&Jobs<P::Disk>> {
+        self.shared.jobs.as_ref()
     }
 
     /// Bytes of entries that were appended and are not durable yet. Large if the disk does not keep up.

@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::LogId;
 use quorate_core::disk::{Disk, File, OpenMode, read_file, replace_file};
 use quorate_core::identity::{self, IdentityError};
-use quorate_core::log::format::{LogIdentity, parse_segment_name, segment_name};
-use quorate_core::log::recovery::{Recovered, SegmentFacts, recover, scan_segment};
-use quorate_core::log::writer::Place;
+use quorate_core::log::format::{LogIdentity, SEGMENT_BYTES_MAX, parse_segment_name, segment_name};
+use quorate_core::log::record::{self, Record};
+use quorate_core::log::recovery::{DamageKind, Recovered, SegmentFacts, recover, scan_segment};
+use quorate_core::log::writer::{LogOptions, Place};
 use quorate_core::log::{Damage, LogWriter};
+use quorate_core::{LogId, Membership, Payload};
 
 use super::worker::{LogWorker, Segments};
 use super::{DurableSender, LogConfig, LogStore, Slot, State};
 use crate::jobs::Jobs;
 use crate::platform::Platform;
+use crate::reserve::Reserve;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -65,23 +67,34 @@ pub struct Opened<P: Platform> {
     pub has_history: bool,
 }
 
-/// Opens the log in `dir`, which exists and is locked by this process. `fresh` is the identity that an empty directory
-/// gets; `applied` is what the store has durably applied;
-/// `durable` is told up to which entry the log is durable.
+/// Where a log is.
+#[derive(Debug)]
+pub struct LogDir<'a, D: Disk> {
+    /// The disk.
+    pub disk: &'a D,
+    /// Reads entries.
+    pub jobs: &'a Jobs<D>,
+    /// The data directory, which exists and is locked by this process.
+    pub path: &'a Path,
+    /// What segments are made from when the disk is full.
+    pub reserve: &'a Reserve<D>,
+}
+
+/// Opens the log of a directory. `fresh` is the identity that an empty one gets; `applied` is what the store has
+/// durably applied; `durable` is told up to which entry the log is durable.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub async fn open<P: Platform>(
-    disk: &P::Disk,
-    jobs: &Jobs<P::Disk>,
-    dir: &Path,
+    place: LogDir<'_, P::Disk>,
     config: LogConfig,
     fresh: LogIdentity,
     applied: Option<LogId>,
     durable: DurableSender<P>,
 ) -> Result<Opened<P>, OpenError> {
-    let job_dir = dir.to_owned();
-    let recovery = move |disk: &P::Disk| recover_dir::<P>(disk, &job_dir, config, fresh, applied);
+    let LogDir { disk, jobs, path: dir, reserve } = place;
+    let (job_dir, reserve) = (dir.to_owned(), reserve.clone());
+    let recovery = move |disk: &P::Disk| recover_dir::<P>(disk, &job_dir, reserve, config, fresh, applied);
     let stopped = |e| OpenError::Io { path: dir.to_owned(), error: io::Error::other(e) };
     let (state, writer, segments, identity) = jobs.run(recovery).await.map_err(stopped)??;
     let opened_epoch = writer.boot_epoch();
@@ -94,11 +107,60 @@ pub async fn open<P: Platform>(
     Ok(Opened { store, identity, boot_epoch: opened_epoch, has_history })
 }
 
+/// What a log says before it is opened.
+#[derive(Debug)]
+pub(crate) struct Peeked {
+    pub(crate) identity: LogIdentity,
+    /// Of the last start; opening the log makes it one more.
+    pub(crate) boot_epoch: u64,
+    /// The entries up to this one are only in snapshots.
+    pub(crate) purged: Option<LogId>,
+    /// The newest membership in it.
+    pub(crate) membership: Option<Membership>,
+}
+
+/// Reads the log in `dir` without changing anything, for a node that has lost the state its log goes on from; `None`
+/// if there is no log.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) async fn peek<D: Disk>(jobs: &Jobs<D>, dir: &Path) -> Result<Option<Peeked>, OpenError> {
+    let (job_dir, path) = (dir.to_owned(), dir.to_owned());
+    let stopped = |e| OpenError::Io { path, error: io::Error::other(e) };
+    jobs.run(move |disk| peek_dir(disk, &job_dir)).await.map_err(stopped)?
+}
+
+fn peek_dir<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Peeked>, OpenError> {
+    let known = read_identity(disk, dir)?;
+    let facts = scan_dir(disk, dir, known)?;
+    let damaged = |damage| OpenError::Damage { dir: dir.to_owned(), damage };
+    // The state is to come: it will have what was purged.
+    let recovered = recover(&facts, known, None).or_else(|damage| match damage.kind {
+        DamageKind::StoreBehindPurge { purged, .. } => recover(&facts, known, Some(purged)),
+        _ => Err(damage),
+    });
+    let recovered = recovered.map_err(damaged)?;
+    let Some(identity) = known.or(recovered.log) else { return Ok(None) };
+    let mut membership = None;
+    if let Some((_, place, _)) = recovered.entries.iter().rfind(|(.., membership)| *membership) {
+        let path = dir.join(segment_name(place.segment));
+        let bytes = read_exactly(disk, &path, place.offset, place.len.into())?;
+        if let Ok(Record::Entry(entry)) = record::decode_one(&bytes.into())
+            && let Payload::Membership(found) = entry.payload
+        {
+            membership = Some(found);
+        }
+    }
+    let base = recovered.resume.base;
+    Ok(Some(Peeked { identity, boot_epoch: base.boot_epoch, purged: base.purged, membership }))
+}
+
 type Parts<P> = (super::StateOf<P>, LogWriter, Segments<<P as Platform>::Disk>, LogIdentity);
 
 fn recover_dir<P: Platform>(
     disk: &P::Disk,
     dir: &Path,
+    reserve: Reserve<P::Disk>,
     config: LogConfig,
     fresh: LogIdentity,
     applied: Option<LogId>,
@@ -116,14 +178,16 @@ fn recover_dir<P: Platform>(
         resume.last_batch = Some((segment, offset, bytes));
     }
     let base = resume.base.clone();
-    let (mut writer, first) = LogWriter::open(identity, config.options, resume);
-    let mut segments = Segments::new(disk.clone(), dir.to_owned());
+    let mut segments = Segments::new(disk.clone(), dir.to_owned(), reserve.clone(), config.options.segment_bytes);
+    let options = LogOptions { segment_bytes: segments.segment_bytes(), ..config.options };
+    let (mut writer, first) = LogWriter::open(identity, options, resume);
     let io_error = |path: &Path, error| OpenError::Io { path: path.to_owned(), error };
     segments.perform(&first.steps).map_err(|e| io_error(dir, e))?;
     writer.on_done();
     if known.is_none() {
         let path = dir.join(identity::FILE_NAME);
-        replace_file(disk, &path, &identity::encode(identity)).map_err(|e| io_error(&path, e))?;
+        let content = identity::encode(identity);
+        reserve.spend(|| replace_file(disk, &path, &content)).map_err(|e| io_error(&path, e))?;
     }
     let mut files = BTreeMap::new();
     for (_, place, _) in &entries {
@@ -161,7 +225,13 @@ fn scan_dir<D: Disk>(
     let mut facts = BTreeMap::new();
     for number in names.iter().filter_map(|name| parse_segment_name(name)) {
         let path = dir.join(segment_name(number));
-        let bytes = read_file(disk, &path).map_err(|error| OpenError::Io { path, error })?;
+        let io_error = |error| OpenError::Io { path: path.clone(), error };
+        let len = disk.open(&path, OpenMode::Read).and_then(|file| file.len()).map_err(io_error)?;
+        if len > SEGMENT_BYTES_MAX {
+            let damage = Damage { segment: number, offset: SEGMENT_BYTES_MAX, kind: DamageKind::TooLong(len) };
+            return Err(OpenError::Damage { dir: dir.to_owned(), damage });
+        }
+        let bytes = read_file(disk, &path).map_err(io_error)?;
         facts.insert(number, scan_segment(number, &Bytes::from(bytes), known));
     }
     Ok(facts)

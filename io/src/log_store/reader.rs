@@ -9,6 +9,7 @@ use bytes::Bytes;
 use openraft::{OptionalSend, RaftLogReader};
 use quorate_core::LogId;
 use quorate_core::disk::{Disk, File};
+use quorate_core::log::format::segment_name;
 use quorate_core::log::record::{self, Record};
 use quorate_core::log::writer::Place;
 
@@ -65,20 +66,30 @@ impl<P: Platform> LogReader<P> {
         };
         // Only the oldest entries leave the cache, so what is read comes before what was found.
         let read = move |_: &P::Disk| wanted.iter().map(read_entry::<P>).collect::<io::Result<Vec<_>>>();
-        let mut entries = jobs.run(read).await.map_err(io::Error::other)??;
-        entries.append(&mut found);
-        Ok(entries)
+        match jobs.run(read).await.map_err(io::Error::other)? {
+            Ok(mut entries) => {
+                entries.append(&mut found);
+                Ok(entries)
+            }
+            Err(error) => {
+                // Nothing is written behind a log that cannot be read.
+                let mut state = lock(&self.shared.state);
+                state.failed.get_or_insert_with(|| (error.kind(), error.to_string()));
+                Err(error)
+            }
+        }
     }
 }
 
 fn read_entry<P: Platform>((id, place, file): &Wanted<P>) -> io::Result<raft::Entry> {
+    let segment = segment_name(place.segment);
+    let failed = |e: io::Error| io::Error::new(e.kind(), format!("{segment} at offset {}: {e}", place.offset));
+    let damaged = |what: String| failed(io::Error::new(io::ErrorKind::InvalidData, what));
     let mut buf = vec![0; place.len as usize];
-    let got = file.read_at(place.offset, &mut buf)?;
-    buf.truncate(got);
-    let damaged = |what: String| {
-        let segment = quorate_core::log::format::segment_name(place.segment);
-        io::Error::new(io::ErrorKind::InvalidData, format!("{segment} at offset {}: {what}", place.offset))
-    };
+    let got = file.read_at(place.offset, &mut buf).map_err(failed)?;
+    if got < buf.len() || record::checksum(&buf) != place.crc {
+        return Err(damaged(format!("entry {id} is not what was written")));
+    }
     match record::decode_one(&Bytes::from(buf)) {
         Ok(Record::Entry(entry)) if entry.log_id == *id => entry_to_raft(entry),
         Ok(_) => Err(damaged(format!("entry {id} is not where it was written"))),

@@ -15,8 +15,9 @@ use quorate_core::log::format::{BLOCK_BYTES, LogIdentity};
 use quorate_core::log::writer::LogOptions;
 use quorate_core::{LogId, NodeId, Payload, StateMachine, StateMut};
 
-use super::{LogConfig, LogStore, OpenError, Opened, open};
+use super::{LogConfig, LogDir, LogStore, OpenError, Opened, open};
 use crate::jobs::Jobs;
+use crate::reserve::Reserve;
 use crate::state_machine::{Location, StateMachineStore, StoreConfig};
 use crate::tokio::{RealDisk, TokioPlatform, TokioRuntime};
 use crate::types::{Types, entry_to, log_id_to, raft};
@@ -32,10 +33,10 @@ impl StateMachine for Nothing {
 }
 
 /// A directory under the system's temporary one, removed at the end.
-struct Dir(PathBuf);
+pub(crate) struct TempDir(pub(crate) PathBuf);
 
-impl Dir {
-    fn new() -> Self {
+impl TempDir {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("quorate-log-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
@@ -44,7 +45,7 @@ impl Dir {
     }
 }
 
-impl Drop for Dir {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -56,26 +57,32 @@ fn config() -> LogConfig {
     LogConfig { options, cache_bytes: 300, ..LogConfig::default() }
 }
 
-async fn open_in(dir: &Dir, applied: Option<LogId>) -> Result<Opened<TokioPlatform>, OpenError> {
+async fn open_in(dir: &TempDir, applied: Option<LogId>) -> Result<Opened<TokioPlatform>, OpenError> {
     let (durable, _) = C::watch_channel(None);
     let jobs = Jobs::start(&RealDisk, "log reads");
+    let reserve = Reserve::open(&RealDisk, &dir.0, 1 << 20, 1 << 16).unwrap();
     let fresh = LogIdentity { uuid: 77, node_id: NodeId(1) };
-    open(&RealDisk, &jobs, &dir.0, config(), fresh, applied, durable).await
+    let place = LogDir { disk: &RealDisk, jobs: &jobs, path: &dir.0, reserve: &reserve };
+    open(place, config(), fresh, applied, durable).await
 }
 
 /// A state machine for which any log is durable: the suite builds snapshots of entries that it never appended.
 async fn machine() -> StateMachineStore<TokioPlatform> {
     let (sender, durable) = C::watch_channel(Some(LogId::new(u64::MAX, u64::MAX)));
     std::mem::forget(sender);
-    StateMachineStore::open(Location::Memory, StoreConfig::default(), Arc::new(Nothing), durable).await.unwrap()
+    StateMachineStore::open(Location::Memory, StoreConfig::default().dirty_bytes_max, Arc::new(Nothing), durable)
+        .await
+        .unwrap()
 }
 
 struct OnDisk;
 struct InMemory;
 
-impl StoreBuilder<C, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>, Dir> for OnDisk {
-    async fn build(&self) -> Result<(Dir, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>), StorageError<C>> {
-        let dir = Dir::new();
+impl StoreBuilder<C, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>, TempDir> for OnDisk {
+    async fn build(
+        &self,
+    ) -> Result<(TempDir, LogStore<TokioPlatform>, StateMachineStore<TokioPlatform>), StorageError<C>> {
+        let dir = TempDir::new();
         let opened = open_in(&dir, None).await.unwrap();
         Ok((dir, opened.store, machine().await))
     }
@@ -112,7 +119,7 @@ async fn append(store: &mut LogStore<TokioPlatform>, entries: Vec<raft::Entry>) 
 #[test]
 fn a_restart_brings_back_what_was_flushed_and_counts_itself() {
     TokioRuntime::run(async {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let first = open_in(&dir, None).await.unwrap();
         assert_eq!((first.boot_epoch, first.has_history), (1, false));
         let mut store = first.store;
@@ -140,7 +147,7 @@ fn a_restart_brings_back_what_was_flushed_and_counts_itself() {
 #[test]
 fn damage_to_synced_entries_is_refused_with_file_and_offset() {
     TokioRuntime::run(async {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let mut store = open_in(&dir, None).await.unwrap().store;
         for index in 0..5 {
             append(&mut store, vec![entry(1, index)]).await;
@@ -165,10 +172,51 @@ fn damage_to_synced_entries_is_refused_with_file_and_offset() {
     });
 }
 
+/// Rot that comes while the log is open, in an entry that has left the cache.
+#[test]
+fn an_entry_that_rots_under_a_running_log_is_not_handed_out() {
+    TokioRuntime::run(async {
+        let dir = TempDir::new();
+        let mut store = open_in(&dir, None).await.unwrap().store;
+        append(&mut store, (0..5).map(|i| entry(1, i)).collect()).await;
+        let path = dir.0.join(quorate_core::log::format::segment_name(1));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(500).position(|w| w == [2; 500]).unwrap();
+        bytes[at + 7] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+
+        let mut reader = store.get_log_reader().await;
+        assert_eq!(reader.try_get_log_entries(0..2).await.unwrap(), [entry(1, 0), entry(1, 1)]);
+        assert!(store.failure().is_none());
+        let refused = reader.limited_get_log_entries(0, 5).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::InvalidData);
+        let record = at - 17 - quorate_core::log::record::RECORD_HEADER_BYTES;
+        let expected = format!("log-0000000000000001.seg at offset {record}: entry 1.2 is not what was written");
+        assert_eq!(refused.to_string(), expected);
+        assert_eq!(store.failure().unwrap().to_string(), refused.to_string());
+        let (sender, _flushed) = C::oneshot();
+        assert!(store.append([entry(1, 5)], IOFlushed::signal(sender)).await.is_err(), "the log goes on");
+    });
+}
+
+/// A sparse file can claim any length: it is refused before anybody reserves memory for it.
+#[test]
+fn a_segment_of_absurd_length_is_damage() {
+    TokioRuntime::run(async {
+        let dir = TempDir::new();
+        open_in(&dir, None).await.unwrap().store.close().await.unwrap();
+        let path = dir.0.join(quorate_core::log::format::segment_name(1));
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        let refused = open_in(&dir, None).await.unwrap_err();
+        assert!(matches!(refused, OpenError::Damage { .. }), "{refused}");
+        assert!(refused.to_string().contains("1099511627776 bytes"), "{refused}");
+    });
+}
+
 #[test]
 fn purged_segments_are_removed_and_closed_ones_give_their_space_back() {
     TokioRuntime::run(async {
-        let dir = Dir::new();
+        let dir = TempDir::new();
         let mut store = open_in(&dir, None).await.unwrap().store;
         for index in 0..60 {
             append(&mut store, vec![entry(1, index)]).await;

@@ -13,18 +13,29 @@ use quorate_core::log::{Flush, LogWriter, WriteStep};
 use super::{Shared, Waiter};
 use crate::jobs::lock;
 use crate::platform::Platform;
+use crate::reserve::Reserve;
+
+/// Room for the votes of some elections.
+const SEGMENT_BYTES_WHEN_FULL: u64 = 64 << 10;
 
 /// Performs flush steps on a directory.
 pub(super) struct Segments<D: Disk> {
     disk: D,
     dir: PathBuf,
+    reserve: Reserve<D>,
+    segment_bytes: u64,
     current: Option<(u64, Arc<D::File>)>,
     created: Vec<(u64, Arc<D::File>)>,
 }
 
 impl<D: Disk> Segments<D> {
-    pub(super) fn new(disk: D, dir: PathBuf) -> Self {
-        Self { disk, dir, current: None, created: Vec::new() }
+    pub(super) fn new(disk: D, dir: PathBuf, reserve: Reserve<D>, segment_bytes: u64) -> Self {
+        Self { disk, dir, reserve, segment_bytes, current: None, created: Vec::new() }
+    }
+
+    /// How long new segments should be: short ones on a full disk, so that the reserve lasts for many of them.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        if self.reserve.is_full() { self.segment_bytes.min(SEGMENT_BYTES_WHEN_FULL) } else { self.segment_bytes }
     }
 
     /// The segments that were created since the last call, to be read from. One flush can create two: one for space
@@ -66,8 +77,15 @@ impl<D: Disk> Segments<D> {
     fn step(&mut self, step: &WriteStep, path: &Path) -> io::Result<()> {
         match step {
             WriteStep::Create { segment, len, header } => {
-                let file = Arc::new(self.disk.open(path, OpenMode::CreateNew)?);
-                file.allocate(*len)?;
+                let mut file = None;
+                self.reserve.spend(|| {
+                    if file.is_none() {
+                        file = Some(self.disk.open(path, OpenMode::CreateNew)?);
+                    }
+                    file.as_ref().map_or(Ok(()), |file| file.allocate(*len))
+                })?;
+                let file = Arc::new(file.ok_or(io::ErrorKind::NotFound)?);
+                // From here on a lack of space is an error like any other: the space is ours.
                 file.write_at(0, header)?;
                 file.sync()?;
                 self.disk.sync_dir(&self.dir)?;
@@ -141,6 +159,7 @@ impl<P: Platform> Worker for LogWorker<P> {
         if seal {
             self.writer.push_seal();
         }
+        self.writer.set_segment_bytes(self.segments.segment_bytes());
         let Some(mut flush) = self.writer.next_batch() else {
             return if closing { Step::Stop } else { Step::Idle };
         };

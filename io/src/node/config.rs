@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate_core::config::Timing;
 use quorate_core::founding::FoundingList;
 
+use super::StartError;
 use crate::log_store::LogConfig;
 use crate::raft_config::CompactionConfig;
 use crate::state_machine::StoreConfig;
@@ -54,9 +55,18 @@ pub struct NodeConfig {
     pub command_bytes_max: usize,
     /// More writes under way at this node at once are refused as overload.
     pub writes_in_flight_max: usize,
-    /// While more bytes than this wait for the log's disk, writes are refused as overload.
+    /// While more bytes than this are under way or wait for the log's disk, writes are refused as overload. The reserve
+    /// sets a limit too: see [`in_flight_bytes_max`](Self::in_flight_bytes_max).
     pub unflushed_bytes_max: usize,
     /// Disk space that is set aside in the data directory, so that a full disk stops writes and not the node, in bytes.
+    /// What is under way when the disk turns out to be full must fit it: on a leader the writes that openraft has been
+    /// given, on a follower a window of appends. So it is at least the sum of
+    /// - a log segment, which is what finds the disk full;
+    /// - the larger of `command_bytes_max` and a window: `transport.stream_bytes_max` and one request more, of
+    ///   `transport.append_bytes_max` or one command;
+    /// - an eighth of it, which stays for votes, blank entries and restarts, at 64 KiB for six votes or one restart.
+    ///
+    /// With the defaults: at least 16 + (4 + 4) MiB are 7/8 of 28 MiB; 64 MiB have room for writes of 40 MiB.
     pub reserve_bytes: u64,
     /// The log store.
     pub log: LogConfig,
@@ -94,5 +104,36 @@ impl NodeConfig {
             compaction: CompactionConfig::default(),
             transport: TransportConfig::default(),
         }
+    }
+
+    /// How many bytes of commands may be under way: all of them find room in the reserve if the disk is full.
+    pub fn in_flight_bytes_max(&self) -> usize {
+        match self.storage {
+            Storage::Memory => self.unflushed_bytes_max,
+            Storage::Dir(_) => {
+                let kept = self.log.options.segment_bytes.saturating_add(self.reserve_bytes / 8);
+                let room = self.reserve_bytes.saturating_sub(kept);
+                self.unflushed_bytes_max.min(usize::try_from(room).unwrap_or(usize::MAX))
+            }
+        }
+    }
+
+    /// Whether the reserve is large enough for what `reserve_bytes` names.
+    pub(super) fn check_reserve(&self) -> Result<(), StartError> {
+        let transport = &self.transport;
+        let window = transport.stream_bytes_max.saturating_add(transport.append_bytes_max.max(self.command_bytes_max));
+        let needed = self.command_bytes_max.max(window);
+        if matches!(self.storage, Storage::Memory) || self.in_flight_bytes_max() >= needed {
+            return Ok(());
+        }
+        Err(StartError::Config(format!(
+            "reserve_bytes is {} and unflushed_bytes_max {}: that leaves {} bytes for commands that are under way when \
+             the disk is full, and there can be {needed}; raise them, or lower the log's segment_bytes ({}), \
+             command_bytes_max or the transport's limits",
+            self.reserve_bytes,
+            self.unflushed_bytes_max,
+            self.in_flight_bytes_max(),
+            self.log.options.segment_bytes,
+        )))
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use quorate_core::LogId;
 use quorate_core::founding::{FoundingError, RecordDamage};
 
 use crate::log_store::OpenError;
@@ -18,6 +19,8 @@ pub mod exit_code {
     pub const DISK_FAILED: u8 = 4;
     /// The cluster does not know this node, or not as what it is: see the message.
     pub const NOT_A_MEMBER: u8 = 5;
+    /// The state machine's store is damaged; log and vote are whole. Start the node again: it rebuilds its state.
+    pub const STORE_DAMAGED: u8 = 6;
 }
 
 /// Why a node cannot start.
@@ -48,6 +51,20 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The state is lost, the log does not reach back to its beginning, and there is nobody to get it from.
+    #[error(
+        "{damage}. The log of this node goes back to entry {} only, and no other member is known that could have the \
+         state. Nothing was changed. Restore {} from a copy, whole; or move it away, and found a new cluster with what \
+         other copies of the data there are", purged.index.saturating_add(1), dir.display()
+    )]
+    StateLost {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is damaged.
+        damage: Box<StoreError>,
+        /// The last entry that the log does not have any more.
+        purged: LogId,
+    },
     /// The founding record is damaged.
     #[error("{}: {error}", path.display())]
     Record {
@@ -86,7 +103,7 @@ impl StartError {
             Self::Log(OpenError::Damage { .. } | OpenError::Identity { .. }) | Self::Record { .. } => {
                 exit_code::DAMAGED
             }
-            Self::Store(StoreError::Damaged { .. }) | Self::MixedUp(_) => exit_code::DAMAGED,
+            Self::Store(StoreError::Damaged { .. }) | Self::StateLost { .. } | Self::MixedUp(_) => exit_code::DAMAGED,
             Self::Log(OpenError::Io { .. }) | Self::Store(StoreError::Io { .. }) | Self::Io { .. } => {
                 exit_code::DISK_FAILED
             }
@@ -104,6 +121,20 @@ pub enum StopError {
     /// Its storage failed. What it had acknowledged is safe; it must not go on with what it can no longer write.
     #[error("storage failed: {0}")]
     Storage(String),
+    /// An entry of the log that had been durable is not what was written. It was not sent or applied.
+    #[error(
+        "{}: {what}. Do not start this node with this directory again: remove the node from the cluster, move the \
+         directory away, and join it anew with an empty one", dir.display()
+    )]
+    LogDamaged {
+        /// The data directory.
+        dir: PathBuf,
+        /// File, offset, and what is wrong there.
+        what: String,
+    },
+    /// The state machine's store is damaged; log and vote are whole.
+    #[error("{0}. The log is whole: start this node again, and it rebuilds its state under the same identity")]
+    StoreDamaged(String),
     /// It can neither found nor enter a cluster.
     #[error(transparent)]
     Founding(#[from] FoundingError),
@@ -117,8 +148,19 @@ impl StopError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Storage(_) => exit_code::DISK_FAILED,
+            Self::LogDamaged { .. } => exit_code::DAMAGED,
+            Self::StoreDamaged(_) => exit_code::STORE_DAMAGED,
             Self::Founding(_) => exit_code::NOT_A_MEMBER,
             Self::Raft(_) => exit_code::FAILED,
+        }
+    }
+}
+
+impl From<&StoreError> for StopError {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Damaged { .. } => Self::StoreDamaged(error.to_string()),
+            _ => Self::Storage(error.to_string()),
         }
     }
 }

@@ -15,6 +15,8 @@ use quorate_core::wire::{Request, Response};
 use super::{Node, StartError, StopError};
 use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
+use crate::reserve::Reserve;
+use crate::store::redb::replace_spending;
 use crate::transport::Target;
 
 /// Between two rounds of asking peers that have not answered, or not accepted, yet.
@@ -22,19 +24,27 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// For one peer's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Reads the founding record of a data directory.
-pub(super) async fn read_record<P: Platform>(
+/// Reads the founding record of a data directory, and writes it again as it is: if a sync of it had failed in an earlier
+/// process, what is read is not yet on the medium.
+#[doc(hidden)]
+pub async fn read_record<P: Platform>(
     jobs: &Jobs<P::Disk>,
     dir: &Path,
+    reserve: &Reserve<P::Disk>,
 ) -> Result<Option<FoundingRecord>, StartError> {
     let path = dir.join(FILE_NAME);
-    let job_path = path.clone();
-    let bytes = jobs.run(move |disk| read_file(disk, &job_path)).await.unwrap_or_else(|e| Err(io::Error::other(e)));
-    match bytes {
-        Ok(bytes) => match FoundingRecord::from_file(&bytes) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => Err(StartError::Record { path, error }),
-        },
+    let (job_path, reserve) = (path.clone(), reserve.clone());
+    let read = jobs.run(move |disk| {
+        let bytes = read_file(disk, &job_path)?;
+        let record = FoundingRecord::from_file(&bytes);
+        if record.is_ok() {
+            replace_spending(disk, Some(&reserve), &job_path, &bytes)?;
+        }
+        io::Result::Ok(record)
+    });
+    match read.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
+        Ok(Ok(record)) => Ok(Some(record)),
+        Ok(Err(error)) => Err(StartError::Record { path, error }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StartError::Io { path, error }),
     }
@@ -43,7 +53,8 @@ pub(super) async fn read_record<P: Platform>(
 impl<P: Platform> Node<P> {
     /// Answers a node that has no cluster.
     pub(super) fn handle_founding(&self) -> Bytes {
-        lock(&self.inner.card).encode_to_vec().into()
+        let card = Card { disk_full: self.disk_full(), ..lock(&self.inner.card).clone() };
+        card.encode_to_vec().into()
     }
 
     /// Until the cluster is founded, or cannot be, or the node stops.

@@ -15,6 +15,8 @@
 mod config;
 mod error;
 mod founding;
+mod full;
+mod rebuild;
 mod requests;
 mod service;
 mod start;
@@ -30,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
-use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
+use openraft::type_config::alias::{InstantOf, WatchReceiverOf, WatchSenderOf};
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;
 use quorate_core::founding::Card;
@@ -38,6 +40,8 @@ use quorate_core::{NodeId, StateMachine};
 
 pub use config::{InitialState, NodeConfig, Storage};
 pub use error::{StartError, StopError, exit_code};
+#[doc(hidden)]
+pub use founding::read_record;
 pub use status::{ClusterStatus, Health, Leadership, LeadershipWatch};
 
 use crate::error::{Reason, WriteError};
@@ -77,6 +81,9 @@ pub(crate) struct Inner<P: Platform> {
     /// What the last ping of each peer told.
     seen: Mutex<BTreeMap<NodeId, Seen>>,
     in_flight: AtomicUsize,
+    in_flight_bytes: AtomicUsize,
+    /// When a leader was last heard of.
+    led_at: Mutex<InstantOf<Types<P::Runtime>>>,
     stopping: AtomicBool,
     /// The first failure; the node has then stopped.
     failure: Mutex<WatchSenderOf<Types<P::Runtime>, Option<StopError>>>,
@@ -95,6 +102,8 @@ struct Seen {
     reachable: bool,
     /// Where it said that clients reach it, when it last answered.
     api_addrs: Vec<String>,
+    /// Whether its disk was full when it last answered.
+    disk_full: bool,
 }
 
 /// A member of a cluster, or one that is about to found it. Cheap to clone; all clones are the same node.
@@ -116,12 +125,17 @@ impl<P: Platform> fmt::Debug for Node<P> {
     }
 }
 
-/// Counts a write that is under way.
-struct InFlight<'a>(&'a AtomicUsize);
+/// Counts a write that is under way, and its bytes.
+struct InFlight<'a> {
+    count: &'a AtomicUsize,
+    sum: &'a AtomicUsize,
+    bytes: usize,
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.sum.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -200,7 +214,7 @@ impl<P: Platform> Node<P> {
         let failed = self.failure();
         if failed.is_none() {
             self.drain().await;
-            self.hand_over().await;
+            self.hand_over(|_, _| true).await;
         }
         lock(&inner.shutdown).send_if_different(true);
         if let Some(server) = lock(&inner.server).take() {
@@ -247,14 +261,14 @@ impl<P: Platform> Node<P> {
         lock(&self.inner.shutdown).subscribe()
     }
 
-    fn begin_write(&self) -> Result<InFlight<'_>, WriteError> {
+    fn begin_write(&self, bytes: usize) -> Result<InFlight<'_>, WriteError> {
         if self.is_stopping() {
             return Err(WriteError::NotApplied(Reason::Stopping));
         }
-        let in_flight = &self.inner.in_flight;
-        let before = in_flight.fetch_add(1, Ordering::Relaxed);
-        let guard = InFlight(in_flight);
-        if before >= self.inner.config.writes_in_flight_max {
+        let Inner { config, in_flight: count, in_flight_bytes: sum, .. } = &*self.inner;
+        let before = (count.fetch_add(1, Ordering::Relaxed), sum.fetch_add(bytes, Ordering::Relaxed));
+        let guard = InFlight { count, sum, bytes };
+        if before.0 >= config.writes_in_flight_max || before.1.saturating_add(bytes) > config.in_flight_bytes_max() {
             return Err(WriteError::NotApplied(Reason::Overloaded));
         }
         Ok(guard)
@@ -271,9 +285,10 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    /// Asks the follower that is furthest to take over. If it does not, the cluster elects a leader by itself: this
-    /// node stops either way, so the wedge of a failed transfer in openraft cannot matter.
-    async fn hand_over(&self) {
+    /// Asks the follower that is furthest, of those that are `fit` by what is seen of them and by whether they have the
+    /// whole log, to take over. If it does not, openraft sends no heartbeats any more (its transfer has no end but
+    /// another leader), and the cluster elects a leader by itself.
+    async fn hand_over(&self, fit: impl Fn(&Seen, bool) -> bool) {
         let raft = &self.inner.raft;
         let own = self.node_id();
         let heir = {
@@ -282,9 +297,13 @@ impl<P: Platform> Node<P> {
             if metrics.current_leader != Some(own) {
                 return;
             }
-            let voters: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|id| *id != own).collect();
             let matched = |id: &NodeId| metrics.replication.as_ref().and_then(|r| r.get(id).cloned().flatten());
-            voters.into_iter().max_by_key(|id| matched(id).map(|log_id| log_id.index))
+            let matched = |id: &NodeId| matched(id).map(|log_id| log_id.index);
+            let seen = lock(&self.inner.seen);
+            let (unseen, last) = (Seen::default(), metrics.last_log_index);
+            let voters = metrics.membership_config.voter_ids().filter(|id| *id != own);
+            let seen = |id: &NodeId| seen.get(id).unwrap_or(&unseen);
+            voters.filter(|id| fit(seen(id), matched(id) >= last)).max_by_key(|id| (!seen(id).disk_full, matched(id)))
         };
         let Some(heir) = heir else { return };
         let mut metrics = raft.server_metrics();

@@ -76,7 +76,7 @@ impl<P: Platform> Node<P> {
     /// [`WriteError::NotApplied`] is safe to retry, [`WriteError::Unknown`] may apply twice if retried.
     pub async fn write(&self, command: Bytes) -> Result<Written, WriteError> {
         self.admit_write(command.len())?;
-        let _in_flight = self.begin_write()?;
+        let _in_flight = self.begin_write(command.len())?;
         let mut retry = self.retry()?;
         loop {
             let attempt = match self.leader() {
@@ -124,7 +124,8 @@ impl<P: Platform> Node<P> {
 
     /// A write that another node forwarded; tried here only.
     pub(super) async fn handle_write(&self, forwarded: ForwardWrite) -> Response {
-        let admitted = self.admit_write(forwarded.command.len()).and_then(|()| self.begin_write());
+        let bytes = forwarded.command.len();
+        let admitted = self.admit_write(bytes).and_then(|()| self.begin_write(bytes));
         let _in_flight = match admitted {
             Ok(in_flight) => in_flight,
             Err(e) => return Response::Failed(failure(&e)),
@@ -169,7 +170,7 @@ impl<P: Platform> Node<P> {
         // while this node's own flush hangs.
         let config = &self.inner.config;
         if self.inner.store.dirty_bytes() > config.store.dirty_bytes_max.saturating_mul(4)
-            || self.inner.log.unflushed_bytes() > config.unflushed_bytes_max
+            || self.inner.log.unflushed_bytes() > config.in_flight_bytes_max()
         {
             return Err(WriteError::NotApplied(Reason::Overloaded));
         }
@@ -184,6 +185,12 @@ impl<P: Platform> Node<P> {
         Some((id, Target { node: Some(id), addrs: member.peer_addrs.clone() }))
     }
 
+    fn leads(&self) -> bool {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.current_leader == Some(metrics.id)
+    }
+
     fn leader_hint(&self) -> Option<LeaderHint> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
@@ -194,6 +201,10 @@ impl<P: Platform> Node<P> {
 
     async fn propose(&self, command: Bytes, timeout: Duration) -> Attempt<Written> {
         let unknown = |reason| Attempt::Failed(WriteError::Unknown(reason));
+        // Before openraft sees it: an entry that it has been given must be written.
+        if self.leads() && self.no_space_to_commit() {
+            return Attempt::Failed(WriteError::NotApplied(Reason::DiskFull));
+        }
         let proposal = self.inner.raft.client_write(Command(command));
         match P::Runtime::timeout(timeout, proposal).await {
             Err(_) => unknown(Reason::Timeout),
@@ -217,7 +228,9 @@ impl<P: Platform> Node<P> {
             Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
             Ok(Response::Failed(e)) if e.unknown => Attempt::Failed(WriteError::Unknown(reason(e.fault))),
             Ok(Response::Failed(e)) => match e.fault {
-                Fault::TooLarge { .. } | Fault::Invalid(_) => Attempt::Failed(WriteError::NotApplied(reason(e.fault))),
+                Fault::TooLarge { .. } | Fault::Invalid(_) | Fault::DiskFull => {
+                    Attempt::Failed(WriteError::NotApplied(reason(e.fault)))
+                }
                 fault => Attempt::Again(reason(fault)),
             },
             Ok(_) => Attempt::Failed(WriteError::Unknown(Reason::Invalid("an answer to another question".into()))),
@@ -284,6 +297,7 @@ fn reason(fault: Fault) -> Reason {
         Fault::LeaderChanged => Reason::LeaderChanged,
         Fault::Timeout => Reason::Timeout,
         Fault::Overloaded => Reason::Overloaded,
+        Fault::DiskFull => Reason::DiskFull,
         Fault::TooLarge { bytes, bytes_max } => Reason::TooLarge { bytes, bytes_max },
         Fault::Stopping => Reason::Stopping,
         Fault::NotReady(text) | Fault::Unreachable(text) | Fault::Other(text) => Reason::Unreachable(text),
@@ -298,6 +312,7 @@ fn failure(error: &WriteError) -> Failure {
         Reason::LeaderChanged => Fault::LeaderChanged,
         Reason::Timeout => Fault::Timeout,
         Reason::Overloaded => Fault::Overloaded,
+        Reason::DiskFull => Fault::DiskFull,
         Reason::TooLarge { bytes, bytes_max } => Fault::TooLarge { bytes, bytes_max },
         Reason::Stopping => Fault::Stopping,
         Reason::Unreachable(text) => Fault::Unreachable(text),

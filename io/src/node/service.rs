@@ -7,21 +7,22 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::ready;
 use std::io;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::stream::{BoxStream, StreamExt, once, unfold};
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
-    VoteRequest,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, VoteRequest,
 };
 use openraft_rt::{AsyncRuntime, Instant};
-use quorate_core::snapshot::Trailer;
+use quorate_core::snapshot::{Manifest, Trailer};
 use quorate_core::wire::{
-    AppendRequest, AppendResponse, Failure, Fault, Hello, Refusal, RefusalCode, Request, Response, SnapshotMeta,
-    SnapshotPart, TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest, VoteResponse,
+    AppendRequest, AppendResponse, Failure, Fault, Hello, PulledPart, Refusal, RefusalCode, Request, Response,
+    SnapshotMeta, SnapshotPart, TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest, VoteResponse,
 };
-use quorate_core::{ClusterId, NodeId, Vote};
+use quorate_core::{ClusterId, LogId, NodeId, Vote};
 
 use super::{Node, Raft};
 use crate::jobs::lock;
@@ -96,10 +97,16 @@ impl<P: Platform> Service<P> {
         }))
     }
 
-    async fn append_one(&self, from: &PeerIdentity, request: AppendRequest) -> Result<Response, Failure> {
+    async fn append_one(&self, from: &PeerIdentity, mut request: AppendRequest) -> Result<Response, Failure> {
         let raft = self.raft_for(from, &request.vote)?;
+        if self.node.take_commands_off(&mut request) && request.entries.is_empty() {
+            return Ok(Response::Append(AppendResponse::DiskFull));
+        }
         let (prev, last) = (request.prev, request.last());
         let response = raft.append_entries(append_to(request)?).await.map_err(fatal)?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.node.heard_of_leader();
+        }
         if response.is_conflict() && prev.is_none() {
             return Err(fatal("conflict before the first entry"));
         }
@@ -121,6 +128,31 @@ impl<P: Platform> Service<P> {
                 actual: actual.as_ref().map(log_id_from),
             },
         })))
+    }
+}
+
+impl<P: Platform> Service<P> {
+    /// The requests up to the first command that a full disk cannot take, and whether that was met.
+    fn until_full(
+        &self,
+        requests: BoxStream<'static, AppendRequest>,
+    ) -> (BoxStream<'static, AppendRequest>, Arc<AtomicBool>) {
+        let refused = Arc::new(AtomicBool::new(false));
+        let start = (self.node.clone(), requests, refused.clone());
+        let taken = unfold(start, |(node, mut requests, refused)| async move {
+            if refused.load(Ordering::Acquire) {
+                return None;
+            }
+            let mut request = requests.next().await?;
+            if node.take_commands_off(&mut request) {
+                refused.store(true, Ordering::Release);
+                if request.entries.is_empty() {
+                    return None;
+                }
+            }
+            Some((request, (node, requests, refused)))
+        });
+        (taken.boxed(), refused)
     }
 }
 
@@ -183,6 +215,7 @@ impl<P: Platform> PeerService for Service<P> {
     ) -> BoxStream<'static, AppendResponse> {
         let raft = &self.node.inner.raft;
         let (cluster, peer) = (self.node.inner.identity.cluster(), from);
+        let (requests, refused) = self.until_full(requests);
         let rpcs = requests.map(move |request| {
             let member = cluster != ClusterId::NONE && peer.cluster_id == cluster;
             let speaks_for_itself = request.vote.node == peer.node_id;
@@ -195,7 +228,9 @@ impl<P: Platform> PeerService for Service<P> {
         let rpcs = rpcs.take_while(|rpc| ready(rpc.is_some())).filter_map(ready);
         let results = raft.stream_append(rpcs);
         // A fatal error ends the stream: there is no answer to give.
-        results.take_while(|result| ready(result.is_ok())).filter_map(|r| ready(r.ok())).map(append_response).boxed()
+        let results = results.take_while(|result| ready(result.is_ok())).filter_map(|r| ready(r.ok()));
+        let last = once(async move { refused.load(Ordering::Acquire) }).filter(|refused| ready(*refused));
+        results.map(append_response).chain(last.map(|_| AppendResponse::DiskFull)).boxed()
     }
 
     async fn snapshot(&self, from: PeerIdentity, mut parts: BoxStream<'static, SnapshotPart>) -> Result<Vote, Failure> {
@@ -203,8 +238,12 @@ impl<P: Platform> PeerService for Service<P> {
             return Err(invalid("a snapshot without a beginning"));
         };
         let raft = self.raft_for(&from, &vote)?;
+        if self.node.disk_full() {
+            return Err(Failure::not_applied(Fault::DiskFull));
+        }
+        let manifest = Manifest { applied: meta.last_log_id, membership: meta.last_membership.clone() };
         let meta = snapshot_meta_to(&meta)?;
-        let mut receiver = SnapshotReceiver::new(&self.node.inner.store);
+        let mut receiver = SnapshotReceiver::new(&self.node.inner.store, manifest);
         let trailer = loop {
             match parts.next().await {
                 Some(SnapshotPart::Chunk(chunk)) => receiver.chunk(chunk).await.map_err(storage)?,
@@ -218,6 +257,10 @@ impl<P: Platform> PeerService for Service<P> {
         let snapshot = openraft::Snapshot { meta, snapshot };
         let response = raft.install_full_snapshot(vote_to(&vote), snapshot).await.map_err(fatal)?;
         Ok(vote_from(&response.vote))
+    }
+
+    fn pull(&self, from: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart> {
+        self.node.serve_pull(&from, at_least)
     }
 }
 

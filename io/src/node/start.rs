@@ -8,25 +8,31 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use openraft::Instant;
 use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::InstantOf;
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;
 use quorate_core::founding::{Card, Founding, FoundingRecord};
 use quorate_core::log::format::LogIdentity;
+use quorate_core::log::recovery::DamageKind;
 use quorate_core::wire::FRAME_BYTES_MAX;
 use quorate_core::{ClusterId, LogId, NodeId, StateMachine};
 use rand::Rng;
 
 use super::founding::read_record;
+use super::rebuild::Rebuild;
 use super::service::Service;
 use super::{InitialState, Inner, Node, NodeConfig, Raft, StartError, Storage};
 use crate::jobs::{Jobs, lock};
-use crate::log_store::{self, LogStore};
+use crate::log_store::{self, LogDir, LogStore, OpenError};
 use crate::platform::Platform;
 use crate::raft_config::raft_config;
 use crate::raft_network::NetworkFactory;
 use crate::reserve::{self, Reserve};
 use crate::state_machine::{Location, StateMachineStore};
+use crate::store::StoreError;
+use crate::store::redb::Home;
 use crate::transport::{Identity, LocalIdentity, Peers, Server};
 use crate::types::Types;
 
@@ -57,6 +63,7 @@ pub(super) async fn start<P: Platform>(
             format!("command_bytes_max is {}, more than a frame can carry ({bytes_max})", config.command_bytes_max);
         return Err(StartError::Config(why));
     }
+    config.check_reserve()?;
     let mut opened = match &config.storage {
         Storage::Dir(dir) => open_dir(&platform, dir, &config, machine).await?,
         Storage::Memory => open_memory::<P>(&config, machine).await?,
@@ -137,6 +144,8 @@ async fn assemble<P: Platform>(
         card: Mutex::new(card),
         seen: Mutex::new(BTreeMap::new()),
         in_flight: AtomicUsize::new(0),
+        in_flight_bytes: AtomicUsize::new(0),
+        led_at: Mutex::new(InstantOf::<Types<P::Runtime>>::now()),
         stopping: AtomicBool::new(false),
         failure: Mutex::new(failure),
         shutdown: Mutex::new(shutdown),
@@ -157,6 +166,8 @@ impl<P: Platform> Node<P> {
             return Err(error);
         }
         self.start_tasks(begin.quiet);
+        let watcher = self.clone();
+        self.spawn(async move { watcher.watch_store().await });
         if let Some(founding) = begin.founding {
             let founder = self.clone();
             self.spawn(async move { founder.found(founding, begin.jobs).await });
@@ -185,19 +196,24 @@ async fn open_dir<P: Platform>(
     let disk = platform.disk();
     let jobs = Jobs::start(disk, "store");
     let locked = lock_dir::<P>(&jobs, dir).await?;
-    let reserve = open_reserve::<P>(&jobs, dir, config.reserve_bytes).await?;
-    let record = read_record::<P>(&jobs, dir).await?;
-    let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
-    let location = Location::Dir { jobs: jobs.clone(), dir: dir.join("store") };
-    let store = StateMachineStore::open(location, config.store, machine, durable_watch).await?;
+    let reserve = open_reserve::<P>(&jobs, dir, config).await?;
+    let record = read_record::<P>(&jobs, dir, &reserve).await?;
+    let home = Home {
+        jobs: jobs.clone(),
+        dir: dir.join("store"),
+        reserve: Some(reserve.clone()),
+        cache_bytes: config.store.cache_bytes,
+    };
     let readers = Jobs::start(disk, "log reads");
-    let fresh = fresh_identity::<P>();
-    let log = match log_store::open::<P>(disk, &readers, dir, config.log, fresh, store.durable(), durable).await {
-        Ok(log) => log,
+    let (store, log) = match open_data(platform, dir, config, &machine, &home, &reserve, &readers).await {
         Err(error) => {
-            store.close().await;
-            return Err(error.into());
+            // Once: what was built is whole.
+            let damage = state_lost(error, &home)?;
+            let rebuild = Rebuild { platform, config, dir, home: &home, record: record.as_ref() };
+            rebuild.run(&readers, damage).await?;
+            open_data(platform, dir, config, &machine, &home, &reserve, &readers).await?
         }
+        Ok(opened) => opened,
     };
     Ok(Opened {
         log: log.store,
@@ -210,6 +226,44 @@ async fn open_dir<P: Platform>(
         reserve: Some(reserve),
         lock: Some(locked),
     })
+}
+
+/// The damage, if `error` says that the state is lost and nothing else.
+fn state_lost<D: Disk>(error: StartError, home: &Home<D>) -> Result<StoreError, StartError> {
+    match error {
+        StartError::Store(damage @ StoreError::Damaged { .. }) => Ok(damage),
+        StartError::Log(OpenError::Damage { damage, .. })
+            if matches!(damage.kind, DamageKind::StoreBehindPurge { .. }) =>
+        {
+            Ok(StoreError::damaged(&home.dir, damage.kind.to_string()))
+        }
+        other => Err(other),
+    }
+}
+
+/// Opens store and log.
+async fn open_data<P: Platform>(
+    platform: &P,
+    dir: &Path,
+    config: &NodeConfig,
+    machine: &Arc<dyn StateMachine>,
+    home: &Home<P::Disk>,
+    reserve: &Reserve<P::Disk>,
+    readers: &Jobs<P::Disk>,
+) -> Result<(StateMachineStore<P>, log_store::Opened<P>), StartError> {
+    let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
+    let location = Location::Dir(home.clone());
+    let dirty_bytes_max = config.store.dirty_bytes_max;
+    let store = StateMachineStore::open(location, dirty_bytes_max, machine.clone(), durable_watch).await?;
+    let fresh = fresh_identity::<P>();
+    let place = LogDir { disk: platform.disk(), jobs: readers, path: dir, reserve };
+    match log_store::open::<P>(place, config.log, fresh, store.durable(), durable).await {
+        Ok(log) => Ok((store, log)),
+        Err(error) => {
+            store.close().await;
+            Err(error.into())
+        }
+    }
 }
 
 async fn lock_dir<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<<P::Disk as Disk>::Lock, StartError> {
@@ -228,10 +282,11 @@ async fn lock_dir<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<<P::D
 async fn open_reserve<P: Platform>(
     jobs: &Jobs<P::Disk>,
     dir: &Path,
-    bytes: u64,
+    config: &NodeConfig,
 ) -> Result<Reserve<P::Disk>, StartError> {
     let path = dir.to_owned();
-    let opened = jobs.run(move |disk| Reserve::open(disk, &path, bytes)).await;
+    let (bytes, segment_bytes) = (config.reserve_bytes, config.log.options.segment_bytes);
+    let opened = jobs.run(move |disk| Reserve::open(disk, &path, bytes, segment_bytes)).await;
     opened
         .unwrap_or_else(|e| Err(io::Error::other(e)))
         .map_err(|error| StartError::Io { path: dir.join(reserve::FILE_NAME), error })
@@ -243,7 +298,7 @@ async fn open_memory<P: Platform>(
 ) -> Result<Opened<P>, StartError> {
     let (durable, durable_watch) = Types::<P::Runtime>::watch_channel(None::<LogId>);
     let log = LogStore::in_memory(config.log, durable);
-    let store = StateMachineStore::open(Location::Memory, config.store, machine, durable_watch).await?;
+    let store = StateMachineStore::open(Location::Memory, config.store.dirty_bytes_max, machine, durable_watch).await?;
     Ok(Opened {
         log,
         store,

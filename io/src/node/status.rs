@@ -1,6 +1,6 @@
 //! What a node says about itself and its cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
@@ -25,6 +25,8 @@ pub struct ClusterStatus {
     pub leader: Option<NodeId>,
     /// Every member, by id.
     pub nodes: Vec<MemberStatus>,
+    /// The members whose disks are full, as far as it knows.
+    pub disk_full: BTreeSet<NodeId>,
 }
 
 /// Whether a process should be restarted, and whether it should be sent requests.
@@ -105,6 +107,7 @@ impl<P: Platform> Node<P> {
             term: metrics.current_term,
             leader: metrics.current_leader,
             nodes: classify(&membership, metrics.current_leader, &observed),
+            disk_full: self.full_members().into_iter().filter(|id| membership.members.contains_key(id)).collect(),
         }
     }
 
@@ -113,7 +116,8 @@ impl<P: Platform> Node<P> {
         LeadershipWatch { metrics: self.inner.raft.server_metrics(), seen: Leadership::default() }
     }
 
-    /// Whether the node works, and whether it can serve.
+    /// Whether the node works, and whether it can serve. A node whose disk is full is ready: it serves reads, and the
+    /// leader says of each write whether it can be taken.
     pub fn health(&self) -> Health {
         let failed = self.failure().map_or(Ok(()), |e| Err(e.to_string()));
         let live = failed.and_then(|()| match *lock(&self.inner.finished).borrow_watched() {

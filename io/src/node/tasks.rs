@@ -1,5 +1,6 @@
 //! What a node does in the background. Every task ends when the node shuts down.
 
+use std::io;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -29,12 +30,11 @@ impl<P: Platform> Node<P> {
         self.spawn(async move { node.ping_peers().await });
         let node = self.clone();
         self.spawn(async move { node.bound_log().await });
-        if let Some(quiet) = quiet {
+        let node = self.clone();
+        self.spawn(async move { node.campaign_or_not(quiet).await });
+        if self.inner.reserve.is_some() {
             let node = self.clone();
-            self.spawn(async move {
-                P::Runtime::sleep(quiet).await;
-                node.inner.raft.runtime_config().elect(true);
-            });
+            self.spawn(async move { node.watch_full_disk().await });
         }
     }
 
@@ -68,11 +68,15 @@ impl<P: Platform> Node<P> {
 
     /// The storage's own words are plainer than openraft's.
     fn why_stopped(&self, raft: &str) -> StopError {
-        if let Some(text) = self.inner.log.failure() {
-            return StopError::Storage(text);
+        if let Some(error) = self.inner.log.failure() {
+            let dir = self.dir().unwrap_or_default();
+            return match error.kind() {
+                io::ErrorKind::InvalidData => StopError::LogDamaged { dir, what: error.to_string() },
+                _ => StopError::Storage(error.to_string()),
+            };
         }
         match self.inner.store.fault() {
-            Some(error) => StopError::Storage(error.to_string()),
+            Some(error) => StopError::from(&error),
             None => StopError::Raft(raft.to_owned()),
         }
     }
@@ -119,7 +123,7 @@ impl<P: Platform> Node<P> {
                 let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
                 others.map(|(id, m)| (*id, Target { node: Some(*id), addrs: m.peer_addrs.clone() })).collect()
             };
-            // A card is what any node shows anybody; here only that it answers matters.
+            // A card is what any node shows anybody.
             let ping = Request::Founding(Default::default());
             let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
             let answers = join_all(pings).await;
@@ -135,6 +139,7 @@ impl<P: Platform> Node<P> {
                         && let Ok(card) = Card::decode(bytes)
                     {
                         peer.api_addrs = card.api_addrs;
+                        peer.disk_full = card.disk_full;
                     }
                 }
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use quorate_core::snapshot::SnapshotError;
 
 use crate::jobs::JobsStopped;
+use crate::reserve::is_full;
 
 /// Why the state machine store cannot go on. None of these is worth a retry by the same process.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum StoreError {
         source: Arc<io::Error>,
     },
     /// Data that was durable is not what was written.
-    #[error("{} is damaged ({what}); wipe this node and let it join the cluster again", file.display())]
+    #[error("{} is damaged: {what}", file.display())]
     Damaged {
         /// Where.
         file: PathBuf,
@@ -50,6 +51,11 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn io(file: &Path, source: io::Error) -> Self {
         Self::Io { file: file.to_owned(), source: Arc::new(source) }
+    }
+
+    /// Whether there was no space.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_full(source))
     }
 
     pub(crate) fn damaged(file: &Path, what: impl Into<String>) -> Self {

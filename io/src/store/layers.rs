@@ -2,18 +2,58 @@
 
 use std::iter::{self, Peekable};
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
+use futures_channel::oneshot;
 use imbl::OrdMap;
 use quorate_core::snapshot::Manifest;
 use quorate_core::{LogId, StateMut, StateRef, StoredMembership};
 
 use super::StoreError;
 use super::redb::RedbView;
+use crate::jobs::lock;
 
-/// The first failure of a store. Whoever reads checks it after reading.
-pub(crate) type Fault = Arc<OnceLock<StoreError>>;
+/// The first failure of a store. Whoever reads checks it after reading. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fault(Arc<FaultState>);
+
+#[derive(Debug, Default)]
+struct FaultState {
+    error: OnceLock<StoreError>,
+    waiting: Mutex<Vec<oneshot::Sender<()>>>,
+}
+
+impl Fault {
+    pub(crate) fn get(&self) -> Option<&StoreError> {
+        self.0.error.get()
+    }
+
+    /// Only the first counts.
+    pub(crate) fn set(&self, error: StoreError) {
+        let mut waiting = lock(&self.0.waiting);
+        let _ = self.0.error.set(error);
+        for waiter in waiting.drain(..) {
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Waits until there is one.
+    pub(crate) async fn wait(&self) -> StoreError {
+        loop {
+            let told = {
+                let mut waiting = lock(&self.0.waiting);
+                if let Some(error) = self.get() {
+                    return error.clone();
+                }
+                let (sender, receiver) = oneshot::channel();
+                waiting.push(sender);
+                receiver
+            };
+            let _ = told.await;
+        }
+    }
+}
 
 /// A pair, or a tombstone.
 type Change = (Bytes, Option<Bytes>);
@@ -185,7 +225,7 @@ impl View {
     }
 
     fn failed(&self, error: StoreError) {
-        let _ = self.fault.set(error);
+        self.fault.set(error);
     }
 }
 

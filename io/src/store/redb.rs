@@ -1,9 +1,10 @@
-//! The base on disk: one redb file per generation, behind the disk seam.
+//! The base on disk: one redb database per generation, in checksummed blocks, behind the disk seam.
 //!
 //! ```text
 //! CURRENT                which store file counts; replaced atomically
-//! store-<n>.redb         table `state`: the pairs; table `meta`: what follows
-//! incoming-<n>.snap      chunks of a snapshot that is being received; worth nothing after a restart
+//! store-<n>.db           a file of blocks (see `blocks`) with a redb database in it: table `state` has the pairs, table
+//!                        `meta` what follows. One that CURRENT does not name is a snapshot on its way, or a leftover
+//! damaged-<n>            store-<n>.db was found damaged while it was in use; says how, for people
 //!
 //! CURRENT  0        4         6      8            16       20
 //!          +--------+---------+------+------------+--------+
@@ -15,9 +16,9 @@
 //!          "manifest"    D and the membership there (quorate_core::snapshot::Manifest)
 //! ```
 //!
-//! Everything in this file that takes a `Disk` or a write transaction runs inside a worker's step. redb verifies the
-//! checksums of its pages when the file is opened ([`Options::verify`]), not on ordinary reads. Commits are two-phase,
-//! so that redb reports a damaged newest commit instead of falling back to the one before it.
+//! Everything in this file that takes a `Disk` or a write transaction runs inside a worker's step. Commits are
+//! two-phase, so that redb never falls back from the newest commit to the one before it, and carry redb's allocator
+//! state (quick repair), so that opening after a crash reads a few pages and not all of them.
 
 use std::fmt;
 use std::io;
@@ -27,16 +28,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    WriteTransaction,
-};
+use ::redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use bytes::Bytes;
-use quorate_core::disk::{Disk, File, OpenMode, read_file, replace_file};
+use quorate_core::disk::{Disk, File, OpenMode, read_file};
 use quorate_core::snapshot::Manifest;
 
+use super::blocks::{Backend, Blocks, OpenError};
 use super::{Freeze, StoreError};
 use crate::jobs::Jobs;
+use crate::reserve::Reserve;
 
 const STATE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("state");
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
@@ -47,95 +47,154 @@ const CURRENT: &str = "CURRENT";
 const CURRENT_MAGIC: [u8; 4] = *b"QCUR";
 const CURRENT_BYTES: usize = 20;
 
-/// How to open a store file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
+/// A store's directory, and who works there.
+pub struct Home<D: Disk> {
+    /// Does all that writes there.
+    pub jobs: Jobs<D>,
+    /// Created if need be.
+    pub dir: PathBuf,
+    /// Space for what must be written on a full disk.
+    pub reserve: Option<Reserve<D>>,
     /// redb's cache in bytes.
-    pub(crate) cache_bytes: usize,
-    /// Whether to read and check every page at open.
-    pub(crate) verify: bool,
+    pub cache_bytes: usize,
 }
 
-/// Where a received snapshot number `n` is put until it is installed.
-pub(crate) fn incoming_path(dir: &Path, n: u64) -> PathBuf {
-    dir.join(format!("incoming-{n}.snap"))
+impl<D: Disk> Clone for Home<D> {
+    fn clone(&self) -> Self {
+        let Self { jobs, dir, reserve, cache_bytes } = self;
+        Self { jobs: jobs.clone(), dir: dir.clone(), reserve: reserve.clone(), cache_bytes: *cache_bytes }
+    }
+}
+
+impl<D: Disk> fmt::Debug for Home<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Home({})", self.dir.display())
+    }
+}
+
+impl<D: Disk> Home<D> {
+    pub(crate) fn mark_full(&self) {
+        if let Some(reserve) = &self.reserve {
+            reserve.mark_full();
+        }
+    }
+
+    /// Takes note if an error is a lack of space.
+    pub(crate) fn note_full(&self, error: &StoreError) {
+        if error.is_full() {
+            self.mark_full();
+        }
+    }
+
+    fn replace(&self, disk: &D, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        replace_spending(disk, self.reserve.as_ref(), path, content).map_err(|e| StoreError::io(path, e))
+    }
+
+    /// Makes `generation` the one that counts, atomically and durably.
+    fn switch(&self, disk: &D, generation: u64) -> Result<(), StoreError> {
+        disk.sync_dir(&self.dir).map_err(|e| StoreError::io(&self.dir, e))?;
+        self.replace(disk, &self.dir.join(CURRENT), &encode_current(generation))
+    }
+
+    fn path(&self, generation: u64) -> PathBuf {
+        self.dir.join(store_name(generation))
+    }
+}
+
+/// Does what cannot do without space, from the reserve if need be.
+fn spend<D: Disk, T>(reserve: Option<&Reserve<D>>, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match reserve {
+        Some(reserve) => reserve.spend(op),
+        None => op(),
+    }
+}
+
+/// As `replace_file` of the disk seam, with space from the reserve. A sync that failed is not tried again, whatever it
+/// says.
+pub(crate) fn replace_spending<D: Disk>(
+    disk: &D,
+    reserve: Option<&Reserve<D>>,
+    path: &Path,
+    content: &[u8],
+) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let file = spend(reserve, || {
+        let file = disk.open(&new, OpenMode::Create)?;
+        file.set_len(0)?;
+        file.write_at(0, content)?;
+        Ok(file)
+    })?;
+    file.sync()?;
+    drop(file);
+    spend(reserve, || disk.rename(&new, path))?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn store_name(generation: u64) -> String {
-    format!("store-{generation}.redb")
+    format!("store-{generation}.db")
 }
 
-/// redb's view of a file. Once the fence is up nothing is written through it any more.
-#[derive(Debug)]
-struct Backend<F> {
-    file: F,
-    fence: Arc<AtomicBool>,
+fn marker_name(generation: u64) -> String {
+    format!("damaged-{generation}")
 }
 
-impl<F> Backend<F> {
-    fn writable(&self) -> io::Result<&F> {
-        if self.fence.load(Ordering::Acquire) {
-            return Err(io::Error::other("this store file is no longer the current one"));
-        }
-        Ok(&self.file)
-    }
-}
-
-impl<F: File> StorageBackend for Backend<F> {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        match self.file.read_at(offset, out)? {
-            got if got == out.len() => Ok(()),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.writable()?.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.writable()?.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.writable()?.write_at(offset, data)
-    }
+/// The generation in a file's name.
+fn generation_of(name: &str) -> Option<u64> {
+    let number = match name.strip_prefix("store-") {
+        Some(rest) => rest.strip_suffix(".db")?,
+        None => name.strip_prefix("damaged-")?,
+    };
+    number.parse().ok()
 }
 
 /// Names the file in redb's errors.
 trait At<T> {
-    fn at(self, path: &Path) -> Result<T, StoreError>;
+    fn at(self, place: &Place) -> Result<T, StoreError>;
 }
 
 impl<T, E: Into<::redb::Error>> At<T> for Result<T, E> {
-    fn at(self, path: &Path) -> Result<T, StoreError> {
-        self.map_err(|error| match error.into() {
-            ::redb::Error::Io(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-                StoreError::damaged(path, e.to_string())
+    fn at(self, place: &Place) -> Result<T, StoreError> {
+        let path = &place.path;
+        self.map_err(|error| {
+            // After the first error redb has no other words than that there was one.
+            if let Some(what) = place.blocks.damage() {
+                return StoreError::damaged(path, what);
             }
-            ::redb::Error::Io(e) => StoreError::io(path, e),
-            ::redb::Error::UpgradeRequired(version) => {
-                StoreError::UnknownVersion { file: path.to_owned(), version: version.into() }
+            match error.into() {
+                ::redb::Error::Io(e)
+                    if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+                {
+                    StoreError::damaged(path, e.to_string())
+                }
+                ::redb::Error::Io(e) => StoreError::io(path, e),
+                ::redb::Error::UpgradeRequired(version) => {
+                    StoreError::UnknownVersion { file: path.to_owned(), version: version.into() }
+                }
+                ::redb::Error::PreviousIo => {
+                    StoreError::io(path, io::Error::other("an earlier operation on it failed"))
+                }
+                other => StoreError::damaged(path, other.to_string()),
             }
-            ::redb::Error::PreviousIo => StoreError::io(path, io::Error::other("an earlier operation on it failed")),
-            other => StoreError::damaged(path, other.to_string()),
         })
     }
+}
+
+/// A store file and what is beneath its database.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    blocks: Arc<Blocks>,
 }
 
 /// A database inside a closing job. If that job is never run, the database must not write as it goes.
 struct Closing {
     database: Option<Database>,
-    fence: Arc<AtomicBool>,
+    blocks: Arc<Blocks>,
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.fence.store(true, Ordering::Release);
+        self.blocks.fence();
         self.database = None;
     }
 }
@@ -143,12 +202,11 @@ impl Drop for Closing {
 /// An open store file, shared by the views into it. Dropping redb's handle writes, so the last view to go leaves that
 /// to the disk worker.
 struct OpenFile {
-    path: PathBuf,
+    place: Place,
     generation: u64,
     database: Option<Database>,
-    fence: Arc<AtomicBool>,
-    /// Another file took this one's place, durably.
-    superseded: AtomicBool,
+    /// It counts for nothing, durably so: it may be removed.
+    doomed: AtomicBool,
     /// Hands the database to the disk worker; the flag says whether to remove the file.
     close: Box<dyn Fn(Closing, bool) + Send + Sync>,
 }
@@ -157,16 +215,12 @@ impl OpenFile {
     fn database(&self) -> &Database {
         self.database.as_ref().expect("taken by drop only")
     }
-
-    fn fenced(&self) -> bool {
-        self.fence.load(Ordering::Acquire)
-    }
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        let closing = Closing { database: self.database.take(), fence: self.fence.clone() };
-        (self.close)(closing, self.superseded.load(Ordering::Acquire));
+        let closing = Closing { database: self.database.take(), blocks: self.place.blocks.clone() };
+        (self.close)(closing, self.doomed.load(Ordering::Acquire));
     }
 }
 
@@ -179,24 +233,24 @@ pub(crate) struct RedbView {
 
 impl fmt::Debug for RedbView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedbView({})", self.file.path.display())
+        write!(f, "RedbView({})", self.file.place.path.display())
     }
 }
 
 impl RedbView {
     /// From now on nothing is written to the file.
     pub(crate) fn fence(&self) {
-        self.file.fence.store(true, Ordering::Release);
+        self.file.place.blocks.fence();
     }
 
     fn new(file: Arc<OpenFile>) -> Result<Self, StoreError> {
-        let read = file.database().begin_read().at(&file.path)?;
-        let table = read.open_table(STATE).at(&file.path)?;
+        let read = file.database().begin_read().at(&file.place)?;
+        let table = read.open_table(STATE).at(&file.place)?;
         Ok(Self { table, file })
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let found = ReadableTable::get(&self.table, key).at(&self.file.path)?;
+        let found = ReadableTable::get(&self.table, key).at(&self.file.place)?;
         Ok(found.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
@@ -205,9 +259,9 @@ impl RedbView {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
     ) -> Result<impl Iterator<Item = Result<(Bytes, Bytes), StoreError>> + use<'a>, StoreError> {
-        let pairs = ReadOnlyTable::range::<&[u8]>(&self.table, (from, to)).at(&self.file.path)?;
+        let pairs = ReadOnlyTable::range::<&[u8]>(&self.table, (from, to)).at(&self.file.place)?;
         Ok(pairs.map(|pair| {
-            let (key, value) = pair.at(&self.file.path)?;
+            let (key, value) = pair.at(&self.file.place)?;
             Ok((Bytes::copy_from_slice(key.value()), Bytes::copy_from_slice(value.value())))
         }))
     }
@@ -220,41 +274,72 @@ pub(crate) struct Opened {
     pub(crate) manifest: Manifest,
 }
 
-/// Opens the current store file of `dir`, or makes the first; removes what an interrupted install or receive left.
-pub(crate) fn open<D: Disk>(disk: &D, dir: &Path, options: Options, jobs: &Jobs<D>) -> Result<Opened, StoreError> {
+/// Opens the current store file, or makes the first; removes what an interrupted install or receive left.
+pub(crate) fn open<D: Disk>(disk: &D, home: &Home<D>) -> Result<Opened, StoreError> {
+    let dir = &home.dir;
     disk.create_dir_all(dir).map_err(|e| StoreError::io(dir, e))?;
     let names = disk.list(dir).map_err(|e| StoreError::io(dir, e))?;
-    let current = dir.join(CURRENT);
-    let generation = if names.iter().any(|name| name == CURRENT) {
-        let bytes = read_file(disk, &current).map_err(|e| StoreError::io(&current, e))?;
-        Some(decode_current(&current, &bytes)?)
-    } else {
-        None
-    };
-    // What is seen here may not have reached the medium: a removal must not overtake the switch that allows it.
-    disk.sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
+    let current = read_current(disk, home, &names)?;
+    match current {
+        // What is seen here may not have reached the medium, if an earlier process failed to sync it.
+        Some(generation) => home.switch(disk, generation)?,
+        None => disk.sync_dir(dir).map_err(|e| StoreError::io(dir, e))?,
+    }
+    let names = disk.list(dir).map_err(|e| StoreError::io(dir, e))?;
     for name in &names {
-        let incoming = name.starts_with("incoming-") && name.ends_with(".snap");
-        let store = name.starts_with("store-") && name.ends_with(".redb");
         let path = dir.join(name);
-        if store && generation.is_none() && *name != store_name(FIRST_GENERATION) {
+        let counts = generation_of(name).is_none_or(|n| current == Some(n)) && !name.ends_with(".new");
+        if name.starts_with("store-") && current.is_none() && *name != store_name(FIRST_GENERATION) {
             return Err(StoreError::damaged(&path, format!("{CURRENT}, which says whether it counts, is missing")));
         }
-        let counts = generation.is_some_and(|n| *name == store_name(n));
-        if incoming || (store && !counts) || name == "CURRENT.new" {
+        if !counts {
             disk.remove(&path).map_err(|e| StoreError::io(&path, e))?;
+        } else if name.starts_with("damaged-") {
+            let what = read_file(disk, &path).map_err(|e| StoreError::io(&path, e))?;
+            let what = format!("found while the node ran: {}", String::from_utf8_lossy(&what));
+            return Err(StoreError::damaged(&dir.join(store_name(current.unwrap_or_default())), what));
         }
     }
-    match generation {
-        Some(generation) => open_existing(disk, dir, generation, options, jobs),
+    match current {
+        Some(generation) => open_existing(disk, home, generation),
         None => {
-            let file = create(disk, dir, FIRST_GENERATION, options, jobs)?;
-            let manifest = Manifest::default();
-            fill(&file, &manifest, |_| Ok(()))?;
-            switch(disk, dir, FIRST_GENERATION)?;
-            Ok(Opened { view: RedbView::new(Arc::new(file))?, generation: FIRST_GENERATION, manifest })
+            let building = Building::begin(disk, home, FIRST_GENERATION)?;
+            building.finish(&Manifest::default())?.install(disk, home)
         }
     }
+}
+
+fn read_current<D: Disk>(disk: &D, home: &Home<D>, names: &[String]) -> Result<Option<u64>, StoreError> {
+    if !names.iter().any(|name| name == CURRENT) {
+        return Ok(None);
+    }
+    let path = home.dir.join(CURRENT);
+    let bytes = read_file(disk, &path).map_err(|e| StoreError::io(&path, e))?;
+    decode_current(&path, &bytes).map(Some)
+}
+
+/// Writes down, durably, that a generation is damaged: the next [`open`] says so, too.
+pub(crate) fn mark_damaged<D: Disk>(disk: &D, home: &Home<D>, generation: u64, what: &str) -> Result<(), StoreError> {
+    home.replace(disk, &home.dir.join(marker_name(generation)), what.as_bytes())
+}
+
+/// A generation that no file of the directory has, for a store that takes the place of a damaged one.
+pub(crate) fn next_generation<D: Disk>(disk: &D, home: &Home<D>) -> Result<u64, StoreError> {
+    let names = disk.list(&home.dir).map_err(|e| StoreError::io(&home.dir, e))?;
+    // It may be what is damaged; then the files have to say.
+    let current = read_current(disk, home, &names).ok().flatten();
+    let greatest = names.iter().filter_map(|name| generation_of(name)).chain(current).max();
+    Ok(greatest.map_or(FIRST_GENERATION, |n| n.saturating_add(1)))
+}
+
+/// Removes all store files but `keep`: they are damaged, and their space is needed.
+pub(crate) fn remove_others<D: Disk>(disk: &D, home: &Home<D>, keep: u64) -> Result<(), StoreError> {
+    let names = disk.list(&home.dir).map_err(|e| StoreError::io(&home.dir, e))?;
+    for name in names.iter().filter(|name| name.starts_with("store-") && **name != store_name(keep)) {
+        let path = home.dir.join(name);
+        disk.remove(&path).map_err(|e| StoreError::io(&path, e))?;
+    }
+    Ok(())
 }
 
 fn encode_current(generation: u64) -> Vec<u8> {
@@ -269,7 +354,9 @@ fn encode_current(generation: u64) -> Vec<u8> {
 
 fn decode_current(path: &Path, bytes: &[u8]) -> Result<u64, StoreError> {
     let version = bytes.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
-    if bytes.starts_with(&CURRENT_MAGIC)
+    let whole = bytes.len() == CURRENT_BYTES && crc32c::crc32c(&bytes[..16]).to_le_bytes() == bytes[16..];
+    if whole
+        && bytes.starts_with(&CURRENT_MAGIC)
         && let Some(version) = version
         && version != FORMAT_VERSION
     {
@@ -282,188 +369,251 @@ fn decode_current(path: &Path, bytes: &[u8]) -> Result<u64, StoreError> {
     }
 }
 
-/// Makes `generation` the one that counts, atomically and durably.
-fn switch<D: Disk>(disk: &D, dir: &Path, generation: u64) -> Result<(), StoreError> {
-    disk.sync_dir(dir).map_err(|e| StoreError::io(dir, e))?;
-    let current = dir.join(CURRENT);
-    replace_file(disk, &current, &encode_current(generation)).map_err(|e| StoreError::io(&current, e))
-}
-
-/// Opens redb on a file; writes, because redb does.
-fn open_file<D: Disk>(
-    disk: &D,
-    dir: &Path,
-    generation: u64,
-    mode: OpenMode,
-    options: Options,
-    jobs: &Jobs<D>,
-) -> Result<OpenFile, StoreError> {
-    let path = dir.join(store_name(generation));
-    let file = match disk.open(&path, mode) {
-        Ok(file) => file,
-        Err(e) if mode == OpenMode::Existing && e.kind() == io::ErrorKind::NotFound => {
-            return Err(StoreError::damaged(&path, format!("{CURRENT} names it, and it is missing")));
-        }
-        Err(e) => return Err(StoreError::io(&path, e)),
-    };
-    let fence = Arc::new(AtomicBool::new(false));
-    let backend = Backend { file, fence: fence.clone() };
+/// Starts redb on blocks; writes, because redb does.
+fn open_database<D: Disk>(home: &Home<D>, generation: u64, blocks: Blocks) -> Result<OpenFile, StoreError> {
+    let place = Place { path: home.path(generation), blocks: Arc::new(blocks) };
+    let writing = place.blocks.writing();
     // redb answers most damage by an error, but some by a panic.
     let database = catch_unwind(AssertUnwindSafe(|| {
-        let repaired = Arc::new(AtomicBool::new(false));
-        let note = repaired.clone();
-        let mut database = Database::builder()
-            .set_cache_size(options.cache_bytes)
-            .set_repair_callback(move |_| note.store(true, Ordering::Relaxed))
-            .create_with_backend(backend)
-            .at(&path)?;
-        // A repair has just verified every page.
-        if mode == OpenMode::Existing && options.verify && !repaired.load(Ordering::Relaxed) {
-            database.check_integrity().at(&path)?;
-        }
-        Ok(database)
+        let builder = &mut Database::builder();
+        builder.set_cache_size(home.cache_bytes).create_with_backend(Backend(place.blocks.clone())).at(&place)
     }))
-    .unwrap_or_else(|_| Err(StoreError::damaged(&path, "redb cannot make sense of it")))?;
-    let (jobs, doomed) = (jobs.clone(), path.clone());
+    .unwrap_or_else(|_| Err(StoreError::damaged(&place.path, "redb cannot make sense of it")))?;
+    drop(writing);
+    let (jobs, doomed) = (home.jobs.clone(), place.path.clone());
     let close = Box::new(move |closing: Closing, remove: bool| {
         let doomed = doomed.clone();
         jobs.post(move |disk| {
             let mut closing = closing;
-            closing.database = None;
+            if remove {
+                closing.blocks.fence();
+            }
+            let writing = closing.blocks.writing();
+            let database = closing.database.take();
+            drop(database);
+            drop(writing);
             if remove {
                 // It stays a leftover if this fails, and the next open removes it.
                 let _ = disk.remove(&doomed);
             }
         });
     });
-    let superseded = AtomicBool::new(false);
-    Ok(OpenFile { path, generation, database: Some(database), fence, superseded, close })
+    Ok(OpenFile { place, generation, database: Some(database), doomed: AtomicBool::new(false), close })
 }
 
-fn create<D: Disk>(
-    disk: &D,
-    dir: &Path,
-    generation: u64,
-    options: Options,
-    jobs: &Jobs<D>,
-) -> Result<OpenFile, StoreError> {
-    let path = dir.join(store_name(generation));
-    match disk.remove(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io(&path, e)),
-        _ => open_file(disk, dir, generation, OpenMode::CreateNew, options, jobs),
-    }
-}
-
-fn open_existing<D: Disk>(
-    disk: &D,
-    dir: &Path,
-    generation: u64,
-    options: Options,
-    jobs: &Jobs<D>,
-) -> Result<Opened, StoreError> {
-    let file = open_file(disk, dir, generation, OpenMode::Existing, options, jobs)?;
-    let read = file.database().begin_read().at(&file.path)?;
-    let meta = read.open_table(META).at(&file.path)?;
-    let manifest = read_meta(&file, &meta)?;
-    drop((meta, read));
+fn open_existing<D: Disk>(disk: &D, home: &Home<D>, generation: u64) -> Result<Opened, StoreError> {
+    let path = home.path(generation);
+    let file = match disk.open(&path, OpenMode::Existing) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(StoreError::damaged(&path, format!("{CURRENT} names it, and it is missing")));
+        }
+        Err(e) => return Err(StoreError::io(&path, e)),
+    };
+    let blocks = Blocks::open(Box::new(file), generation).map_err(|error| match error {
+        OpenError::Io(e) => StoreError::io(&path, e),
+        OpenError::Damaged => StoreError::damaged(&path, "the header at offset 0: neither copy is whole"),
+        OpenError::UnknownVersion(version) => {
+            StoreError::UnknownVersion { file: path.clone(), version: version.into() }
+        }
+    })?;
+    spend(home.reserve.as_ref(), || blocks.settle_header()).map_err(|e| StoreError::io(&path, e))?;
+    blocks.let_spill();
+    let file = open_database(home, generation, blocks)?;
+    let manifest = manifest_of(&file)?;
     Ok(Opened { view: RedbView::new(Arc::new(file))?, generation, manifest })
+}
+
+/// What the newest commit covers.
+fn manifest_of(file: &OpenFile) -> Result<Manifest, StoreError> {
+    let read = file.database().begin_read().at(&file.place)?;
+    let meta = read.open_table(META).at(&file.place)?;
+    read_meta(file, &meta)
 }
 
 /// Checks that the file is what its name says, and returns what it covers.
 fn read_meta(file: &OpenFile, meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Manifest, StoreError> {
+    let path = &file.place.path;
     let read = |key: &str| -> Result<Vec<u8>, StoreError> {
-        let value = meta.get(key).at(&file.path)?;
-        let value = value.ok_or_else(|| StoreError::damaged(&file.path, format!("it has no {key}")))?;
+        let value = meta.get(key).at(&file.place)?;
+        let value = value.ok_or_else(|| StoreError::damaged(path, format!("it has no {key}")))?;
         Ok(value.value().to_vec())
     };
     let format = read("format")?;
     if format != FORMAT_VERSION.to_le_bytes() {
         let version = format.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
-        return Err(StoreError::UnknownVersion { file: file.path.clone(), version });
+        return Err(StoreError::UnknownVersion { file: path.clone(), version });
     }
     if read("generation")? != file.generation.to_le_bytes() {
-        return Err(StoreError::damaged(&file.path, "it is the file of another generation"));
+        return Err(StoreError::damaged(path, "it is the file of another generation"));
     }
-    Manifest::decode(&read("manifest")?).map_err(|e| StoreError::undecodable(&file.path, e))
+    Manifest::decode(&read("manifest")?).map_err(|e| StoreError::undecodable(path, e))
 }
 
 fn begin_write(file: &OpenFile) -> Result<WriteTransaction, StoreError> {
-    let mut write = file.database().begin_write().at(&file.path)?;
-    write.set_durability(Durability::Immediate).at(&file.path)?;
+    let mut write = file.database().begin_write().at(&file.place)?;
+    write.set_durability(Durability::Immediate).at(&file.place)?;
     write.set_two_phase_commit(true);
+    write.set_quick_repair(true);
     Ok(write)
 }
 
-/// Puts what `pairs` inserts and the manifest into a new file, in one durable transaction.
-fn fill(
-    file: &OpenFile,
-    manifest: &Manifest,
-    pairs: impl FnOnce(&mut dyn FnMut(&Bytes, &Bytes) -> Result<(), StoreError>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let write = begin_write(file)?;
-    {
-        let mut state = write.open_table(STATE).at(&file.path)?;
-        pairs(&mut |key, value| state.insert(&**key, &**value).map(drop).at(&file.path))?;
-        let mut meta = write.open_table(META).at(&file.path)?;
-        meta.insert("format", &FORMAT_VERSION.to_le_bytes()[..]).at(&file.path)?;
-        meta.insert("generation", &file.generation.to_le_bytes()[..]).at(&file.path)?;
-        meta.insert("manifest", &*manifest.encode()).at(&file.path)?;
-    }
-    write.commit().at(&file.path)
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) enum Committed {
+    /// It is durable, and this is the view of it.
+    Done(RedbView),
+    /// Another commit or an install was faster.
+    Superseded,
+    /// The disk is full: nothing has changed, and the same freeze has to be committed again, when there may be space.
+    Full,
 }
 
-/// Writes a frozen layer and the manifest, durably, and returns the view of what was committed; `None` if another
-/// commit or an install was faster.
-pub(crate) fn commit(base: &RedbView, freeze: &Freeze) -> Result<Option<RedbView>, StoreError> {
+/// Writes a frozen layer and the manifest, durably.
+pub(crate) fn commit(base: &RedbView, freeze: &Freeze) -> Result<Committed, StoreError> {
     let file = &base.file;
-    if file.fenced() || file.generation != freeze.generation {
-        return Ok(None);
+    let blocks = &file.place.blocks;
+    if file.generation != freeze.generation {
+        return Ok(Committed::Superseded);
     }
-    let write = begin_write(file)?;
-    {
-        let mut meta = write.open_table(META).at(&file.path)?;
-        if read_meta(file, &meta)?.applied != freeze.from {
-            return Ok(None);
+    let Some(_writing) = blocks.writing() else { return Ok(Committed::Superseded) };
+    // Also what redb wrote when it was opened. No commit begins on top of one that is not durable.
+    if !flush(file)? {
+        return Ok(Committed::Full);
+    }
+    let found = manifest_of(file)?;
+    if found.applied != freeze.to.applied {
+        if found.applied != freeze.from {
+            return Ok(Committed::Superseded);
         }
-        let mut state = write.open_table(STATE).at(&file.path)?;
-        for (key, change) in freeze.layer.iter() {
-            match change {
-                Some(value) => drop(state.insert(&**key, &**value).at(&file.path)?),
-                None => drop(state.remove(&**key).at(&file.path)?),
+        let write = begin_write(file)?;
+        {
+            let mut state = write.open_table(STATE).at(&file.place)?;
+            for (key, change) in freeze.layer.iter() {
+                match change {
+                    Some(value) => drop(state.insert(&**key, &**value).at(&file.place)?),
+                    None => drop(state.remove(&**key).at(&file.place)?),
+                }
             }
+            let mut meta = write.open_table(META).at(&file.place)?;
+            meta.insert("manifest", &*Manifest::from(&freeze.to).encode()).at(&file.place)?;
         }
-        meta.insert("manifest", &*Manifest::from(&freeze.to).encode()).at(&file.path)?;
+        write.commit().at(&file.place)?;
+        if !flush(file)? {
+            return Ok(Committed::Full);
+        }
     }
-    write.commit().at(&file.path)?;
-    RedbView::new(file.clone()).map(Some)
+    RedbView::new(file.clone()).map(Committed::Done)
 }
 
-/// Builds the file of the next generation from `pairs`, which come in key order, and puts it in the place of `old`.
-/// A crash at any point leaves the one or the other.
-pub(crate) fn install<D: Disk>(
-    disk: &D,
-    dir: &Path,
-    old: &RedbView,
-    manifest: &Manifest,
-    options: Options,
-    jobs: &Jobs<D>,
-    pairs: impl FnOnce(&mut dyn FnMut(&Bytes, &Bytes) -> Result<(), StoreError>) -> Result<(), StoreError>,
-) -> Result<Opened, StoreError> {
-    let generation = old.file.generation + 1;
-    let file = create(disk, dir, generation, options, jobs)?;
-    if let Err(error) = fill(&file, manifest, pairs) {
-        // Nobody points at it yet.
-        file.fence.store(true, Ordering::Release);
-        file.superseded.store(true, Ordering::Release);
-        return Err(error);
+fn flush(file: &OpenFile) -> Result<bool, StoreError> {
+    let blocks = &file.place.blocks;
+    if !blocks.is_spilled() {
+        return Ok(true);
     }
-    let switched = switch(disk, dir, generation);
+    let flushed = blocks.flush().map_err(|e| StoreError::io(&file.place.path, e))?;
+    if flushed {
+        tracing::info!(file = %file.place.path.display(), "there is space again: the store's commit is durable");
+    }
+    Ok(flushed)
+}
+
+/// A store file that is being filled, in one transaction. Dropping it removes the file. A full disk is an error here,
+/// and harms nothing.
+pub(crate) struct Building {
+    // Before the file, which it writes to.
+    write: WriteTransaction,
+    file: OpenFile,
+}
+
+impl Building {
+    /// Makes the file of `generation`, which no file has had, or one that counts for nothing.
+    pub(crate) fn begin<D: Disk>(disk: &D, home: &Home<D>, generation: u64) -> Result<Self, StoreError> {
+        let path = home.path(generation);
+        match disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(StoreError::io(&path, e)),
+            _ => {}
+        }
+        let made = Self::make(disk, home, generation);
+        if let Err(error) = &made {
+            home.note_full(error);
+            let _ = disk.remove(&path);
+        }
+        made
+    }
+
+    fn make<D: Disk>(disk: &D, home: &Home<D>, generation: u64) -> Result<Self, StoreError> {
+        let path = home.path(generation);
+        let file = disk.open(&path, OpenMode::CreateNew).map_err(|e| StoreError::io(&path, e))?;
+        let file = open_database(home, generation, Blocks::create(Box::new(file), generation))?;
+        file.doomed.store(true, Ordering::Release);
+        let _writing = file.place.blocks.writing();
+        let write = begin_write(&file)?;
+        write.open_table(STATE).map(drop).at(&file.place)?;
+        drop(_writing);
+        Ok(Self { write, file })
+    }
+
+    /// Adds pairs; fastest in key order. After an error the file is of no use.
+    pub(crate) fn add<'p>(&mut self, pairs: impl IntoIterator<Item = &'p (Bytes, Bytes)>) -> Result<(), StoreError> {
+        let place = &self.file.place;
+        let _writing = place.blocks.writing();
+        let mut state = self.write.open_table(STATE).at(place)?;
+        for (key, value) in pairs {
+            state.insert(&**key, &**value).map(drop).at(place)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable.
+    pub(crate) fn finish(self, manifest: &Manifest) -> Result<Built, StoreError> {
+        let Self { write, file } = self;
+        let writing = file.place.blocks.writing();
+        {
+            let mut meta = write.open_table(META).at(&file.place)?;
+            meta.insert("format", &FORMAT_VERSION.to_le_bytes()[..]).at(&file.place)?;
+            meta.insert("generation", &file.generation.to_le_bytes()[..]).at(&file.place)?;
+            meta.insert("manifest", &*manifest.encode()).at(&file.place)?;
+        }
+        write.commit().at(&file.place)?;
+        drop(writing);
+        Ok(Built { file, manifest: manifest.clone() })
+    }
+}
+
+/// A whole and durable store file that does not count yet. Dropping it removes the file.
+pub(crate) struct Built {
+    file: OpenFile,
+    manifest: Manifest,
+}
+
+impl Built {
+    /// What it covers.
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Makes it the one that counts. If that fails, which one counts is unknown until the next start.
+    pub(crate) fn install<D: Disk>(self, disk: &D, home: &Home<D>) -> Result<Opened, StoreError> {
+        let Self { file, manifest } = self;
+        file.doomed.store(false, Ordering::Release);
+        if let Err(error) = home.switch(disk, file.generation) {
+            file.place.blocks.fence();
+            return Err(error);
+        }
+        file.place.blocks.let_spill();
+        let generation = file.generation;
+        Ok(Opened { view: RedbView::new(Arc::new(file))?, generation, manifest })
+    }
+}
+
+/// Puts `built` in the place of `old`. A crash at any point leaves the one or the other.
+pub(crate) fn install<D: Disk>(disk: &D, home: &Home<D>, old: &RedbView, built: Built) -> Result<Opened, StoreError> {
+    let installed = built.install(disk, home);
     // Also when the switch failed: which file counts is then unknown until the next start, so neither may change.
-    old.file.fence.store(true, Ordering::Release);
-    if let Err(error) = switched {
-        file.fence.store(true, Ordering::Release);
-        return Err(error);
+    old.fence();
+    if installed.is_ok() {
+        old.file.doomed.store(true, Ordering::Release);
     }
-    old.file.superseded.store(true, Ordering::Release);
-    Ok(Opened { view: RedbView::new(Arc::new(file))?, generation, manifest: manifest.clone() })
+    installed
 }

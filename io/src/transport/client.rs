@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_util::Stream;
 use openraft_rt::{AsyncRuntime, Instant};
-use quorate_core::NodeId;
 use quorate_core::wire::{AppendRequest, Purpose, Refusal, RefusalCode, Request, Response};
+use quorate_core::{LogId, NodeId};
 use rand::Rng;
 
 use super::append::AppendStream;
@@ -18,7 +18,7 @@ use super::config::TransportConfig;
 use super::connection::Connection;
 use super::handshake::{Identity, PeerIdentity, dial};
 use super::queue::{detach, lock};
-use super::snapshot::SnapshotStream;
+use super::snapshot::{PullStream, SnapshotStream};
 use super::{CallError, NotSent};
 use crate::Platform;
 
@@ -165,6 +165,21 @@ impl<P: Platform> Peers<P> {
     ) -> Result<SnapshotStream<P::Runtime>, CallError> {
         let connection = self.connection(target, Purpose::Bulk, timeout).await?;
         Ok(SnapshotStream::new(connection.open_lane()?, self.config()))
+    }
+
+    /// Opens a stream on which the peer sends its newest snapshot, unless that is older than `at_least`, over the bulk
+    /// connection. Dropping it ends it on the peer.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub async fn open_pull_stream(
+        &self,
+        target: &Target,
+        at_least: LogId,
+        timeout: Duration,
+    ) -> Result<PullStream<P::Runtime>, CallError> {
+        let connection = self.connection(target, Purpose::Bulk, timeout).await?;
+        PullStream::begin(connection.open_lane()?, self.config(), at_least)
     }
 
     /// What the peer said of itself, if a control connection to it is up.

@@ -34,7 +34,7 @@ pub use client::{Peers, Target};
 pub use config::TransportConfig;
 pub use handshake::{Identity, LocalIdentity, PeerIdentity};
 pub use server::{PeerService, Server};
-pub use snapshot::SnapshotStream;
+pub use snapshot::{PullStream, SnapshotStream};
 
 /// Why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

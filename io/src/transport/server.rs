@@ -11,10 +11,11 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use openraft_rt::{AsyncRuntime, Select2};
 use quorate_core::wire::{
-    AppendRequest, AppendResponse, FRAME_BYTES_MAX, Failure, Fault, Frame, FrameError, FrameKind, Hello, Refusal,
-    RefusalCode, Request, Response, SnapshotPart, SnapshotReply, Welcome, decode_frame, encode_frame,
+    AppendRequest, AppendResponse, FRAME_BYTES_MAX, Failure, Fault, Frame, FrameError, FrameKind, Hello, PullRequest,
+    PulledPart, Refusal, RefusalCode, Request, Response, SnapshotPart, SnapshotReply, Welcome, decode_frame,
+    encode_frame,
 };
-use quorate_core::{NodeId, Vote};
+use quorate_core::{LogId, NodeId, Vote};
 
 use super::config::{TransportConfig, ms};
 use super::connection::{Outbox, write_frames};
@@ -50,6 +51,10 @@ pub trait PeerService: Send + Sync + 'static {
         from: PeerIdentity,
         parts: BoxStream<'static, SnapshotPart>,
     ) -> impl Future<Output = Result<Vote, Failure>> + Send;
+
+    /// The parts of this node's newest snapshot, for a peer that pulls one; [`PulledPart::Failed`] if that is older
+    /// than `at_least`. Polled for a part only when the peer has room for it. Dropped when the connection breaks.
+    fn pull(&self, from: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart>;
 }
 
 /// Accepts connections until it is shut down or dropped.
@@ -454,13 +459,14 @@ fn lane<R: AsyncRuntime, S: PeerService>(
     lanes.open.insert(id, lane.clone());
     drop(lanes);
     let (context, connection, peer, source) = (context.clone(), connection.clone(), peer.clone(), lane.clone());
-    let is_append = frame.what == 0;
+    let what = frame.what;
     detach::<R>(async move {
         let (closed, ended) = (connection.closed.subscribe(), source.ended.subscribe());
         let work = async {
-            match is_append {
-                true => serve_appends(&context, &connection, peer, id, source).await,
-                false => serve_snapshot(&context, &connection, peer, id, source).await,
+            match what {
+                0 => serve_appends(&context, &connection, peer, id, source).await,
+                what if PullRequest::opens(what) => serve_pull::<R, S>(&context, &connection, peer, id, source).await,
+                _ => serve_snapshot(&context, &connection, peer, id, source).await,
             }
         };
         R::select3(closed, ended, work).await;
@@ -523,4 +529,31 @@ async fn serve_snapshot<S: PeerService>(
         Err(failure) => SnapshotReply::Failed(failure),
     };
     reply(connection, last);
+}
+
+async fn serve_pull<R: AsyncRuntime, S: PeerService>(
+    context: &Context<S>,
+    connection: &Accepted,
+    peer: PeerIdentity,
+    id: u64,
+    source: Arc<LaneIn>,
+) {
+    let mut parts = None;
+    // A peer that asks for nothing must not hold on to a snapshot for ever.
+    while let Ok(Some((what, payload))) = R::timeout(ms(context.config.chunk_idle_ms), source.items.pop()).await {
+        let parts = match (PullRequest::decode(what, payload), &mut parts) {
+            (Ok(PullRequest::Begin { at_least }), None) => parts.insert(context.service.pull(peer.clone(), at_least)),
+            (Ok(PullRequest::Next), Some(parts)) => parts,
+            _ => return tracing::warn!(peer = %peer.node_id, "invalid request in a pull of a snapshot"),
+        };
+        let Some(part) = parts.next().await else { return };
+        let (what, payload) = part.encode();
+        match encode_frame(FrameKind::StreamReply, what, id, payload) {
+            Ok(frame) => connection.push(frame),
+            Err(error) => return tracing::warn!(peer = %peer.node_id, %error, "a part of a snapshot"),
+        }
+        if part.is_last() {
+            return;
+        }
+    }
 }

@@ -1,11 +1,11 @@
-//! The dialling side of a snapshot stream.
+//! The dialling side of snapshot streams.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use openraft_rt::AsyncRuntime;
-use quorate_core::Vote;
-use quorate_core::wire::{SnapshotPart, SnapshotReply};
+use quorate_core::wire::{PullRequest, PulledPart, SnapshotPart, SnapshotReply};
+use quorate_core::{LogId, Vote};
 
 use super::config::{TransportConfig, ms};
 use super::connection::Lane;
@@ -74,5 +74,50 @@ impl<R: AsyncRuntime> SnapshotStream<R> {
             self.unacknowledged = left.ok_or_else(|| malformed("more acknowledgements than chunks".to_owned()))?;
         }
         Ok(reply)
+    }
+}
+
+/// Pulls one snapshot: see [`Peers::open_pull_stream`](super::Peers::open_pull_stream). A few parts are under way at a
+/// time.
+pub struct PullStream<R: AsyncRuntime> {
+    lane: Lane,
+    part_ms: u64,
+    runtime: PhantomData<fn() -> R>,
+}
+
+impl<R: AsyncRuntime> fmt::Debug for PullStream<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PullStream").finish_non_exhaustive()
+    }
+}
+
+impl<R: AsyncRuntime> PullStream<R> {
+    pub(super) fn begin(lane: Lane, config: &TransportConfig, at_least: LogId) -> Result<Self, CallError> {
+        let mut stream = Self { lane, part_ms: config.chunk_idle_ms, runtime: PhantomData };
+        stream.send(PullRequest::Begin { at_least })?;
+        for _ in 1..config.chunks_max {
+            stream.send(PullRequest::Next)?;
+        }
+        Ok(stream)
+    }
+
+    fn send(&mut self, request: PullRequest) -> Result<(), CallError> {
+        let (what, payload) = request.encode();
+        self.lane.send(what, payload)
+    }
+
+    /// The next part.
+    ///
+    /// # Errors
+    /// It did not come within [`TransportConfig::chunk_idle_ms`], or the connection broke.
+    pub async fn next(&mut self) -> Result<PulledPart, CallError> {
+        let received = R::timeout(ms(self.part_ms), self.lane.recv()).await;
+        let (what, payload) = received.map_err(|_| CallError::Unknown(Lost::Timeout))??;
+        let part = PulledPart::decode(what, payload);
+        let part = part.map_err(|e| CallError::Unknown(Lost::Malformed(e.to_string())))?;
+        if !part.is_last() {
+            self.send(PullRequest::Next)?;
+        }
+        Ok(part)
     }
 }

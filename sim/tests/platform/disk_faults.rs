@@ -40,13 +40,11 @@ async fn killed_at_cut(drive: &Drive) -> Option<Vec<u8>> {
 
 #[test]
 fn a_cut_is_exactly_where_it_was_ordered() {
-    let old = Some(b"old".to_vec());
-    let new = Some(b"new".to_vec());
     for (name, left, durable) in [
-        ("before CURRENT write", &old, &old),
-        ("before CURRENT sync", &old, &old),
-        ("before CURRENT rename", &old, &old),
-        ("after CURRENT rename, before directory sync", &new, &old),
+        ("before CURRENT write", "old", "old"),
+        ("before CURRENT sync", "old", "old"),
+        ("before CURRENT rename", "old", "old"),
+        ("after CURRENT rename, before directory sync", "new", "old"),
     ] {
         run(1, move || async move {
             let drive = drive(1);
@@ -55,11 +53,11 @@ fn a_cut_is_exactly_where_it_was_ordered() {
             trap(&drive, 2, TrapKind::Cut(point(name)));
             finish(&disk, |disk| replace_file(disk, Path::new("/CURRENT"), b"old").unwrap()).await;
             let done = start(&disk, |disk| replace_file(disk, Path::new("/CURRENT"), b"new").unwrap());
-            assert_eq!(killed_at_cut(&drive).await.as_ref(), left.as_ref(), "{name}");
+            assert_eq!(killed_at_cut(&drive).await.unwrap(), left.as_bytes(), "{name}");
             assert!(!*done.lock().unwrap(), "nobody is told of a step that was cut");
             assert_eq!(drive.counters().points[name], 1, "{:?}", drive.counters().points);
             let medium = drive.durable_of(FileClass::Current).into_iter().find(|(path, _)| path.ends_with("CURRENT"));
-            assert_eq!(medium.map(|(_, bytes)| bytes), *durable, "{name}");
+            assert_eq!(medium.unwrap().1, durable.as_bytes(), "{name}");
         });
     }
 }

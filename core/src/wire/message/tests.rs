@@ -38,6 +38,7 @@ fn failure() -> impl Strategy<Value = Failure> {
         Just(Fault::LeaderChanged),
         Just(Fault::Timeout),
         Just(Fault::Overloaded),
+        Just(Fault::DiskFull),
         any::<(u64, u64)>().prop_map(|(bytes, bytes_max)| Fault::TooLarge { bytes, bytes_max }),
         Just(Fault::Stopping),
         ".{0,9}".prop_map(Fault::NotReady),

@@ -3,7 +3,7 @@
 use openraft::storage::RaftStateMachine;
 use quorate_core::LogId;
 
-use super::rig::{Change, CutDisk, Pairs, Rig, TempDir, block_on, change_model, pairs};
+use super::rig::{Change, CutDisk, Pairs, Rig, TempDir, block_on, change_model, manifest, pairs};
 use crate::store::StoreError;
 
 fn changes(tag: u8, count: u8) -> Vec<Change> {
@@ -45,15 +45,18 @@ async fn interrupted(dir: &TempDir, doing: Doing, changes_made: i64) -> bool {
             leader.apply(9, &changes(3, 90)).await;
             let snapshot = leader.build().await.unwrap();
             disk.cut_after(changes_made);
-            let mut receiver = crate::snapshot::SnapshotReceiver::new(&rig.store);
+            let mut receiver = crate::snapshot::SnapshotReceiver::new(&rig.store, manifest(&snapshot));
             let mut reader = snapshot.snapshot.chunks().unwrap();
             let chunk = reader.next_chunk().unwrap().unwrap();
-            match receiver.chunk(chunk).await {
+            let received = match receiver.chunk(chunk).await {
                 Ok(()) => {
                     assert_eq!(reader.next_chunk().unwrap(), None);
-                    let data = receiver.finish(reader.trailer()).await.unwrap();
-                    rig.store.install_snapshot(&snapshot.meta, data).await.is_ok()
+                    receiver.finish(reader.trailer()).await
                 }
+                Err(error) => Err(error),
+            };
+            match received {
+                Ok(data) => rig.store.install_snapshot(&snapshot.meta, data).await.is_ok(),
                 Err(_) => false,
             }
         }
@@ -92,7 +95,6 @@ fn every_cut(doing: Doing) {
             assert!(found == after || (!done && found == before), "{doing:?} cut after {cut}: {:?}", found.0);
             let stores = dir.names().iter().filter(|name| name.starts_with("store-")).count();
             assert_eq!(stores, 1, "{:?}", dir.names());
-            assert!(!dir.names().iter().any(|name| name.starts_with("incoming-")), "{:?}", dir.names());
             rig.close().await;
             if done {
                 assert!(cut > 2, "{doing:?} was cut {cut} times only");
@@ -136,51 +138,4 @@ fn a_failed_commit_is_not_tried_again() {
         assert!(matches!(rig.store.fault(), Some(StoreError::Io { .. })), "{:?}", rig.store.fault());
         assert_eq!(rig.store.durable(), None);
     });
-}
-
-/// Damage anywhere in the file is refused at open, or lies where no pair is. It never brings back an earlier commit.
-#[test]
-fn damage_is_never_served() {
-    block_on(async {
-        for clean in [true, false] {
-            let dir = TempDir::new();
-            let disk = CutDisk::never();
-            let mut rig = Rig::open(Some((&disk, &dir))).await.unwrap();
-            for index in [1, 2] {
-                let pair = |n: u32| (n.to_be_bytes().to_vec(), Some(vec![(n as u8).wrapping_add(index as u8); 60]));
-                rig.apply(index, &(0..3000).map(pair).collect::<Vec<Change>>()).await;
-                rig.build().await.unwrap();
-            }
-            let expected = rig.store.state_hash().unwrap();
-            if !clean {
-                disk.cut_after(0);
-            }
-            rig.close().await;
-            disk.cut_after(i64::MAX);
-            let refused = damage_every_page(&dir, &disk, expected).await;
-            assert!(refused > 20, "{refused}");
-        }
-    });
-}
-
-/// How many of the damages were refused.
-async fn damage_every_page(dir: &TempDir, disk: &CutDisk, expected: u64) -> usize {
-    let path = dir.0.join("store-1.redb");
-    let whole = std::fs::read(&path).unwrap();
-    let mut refused = 0;
-    for at in (0..whole.len()).step_by(4096).flat_map(|page| [page + 9, page + 700]) {
-        let mut damaged = whole.clone();
-        damaged[at] ^= 0x20;
-        std::fs::write(&path, &damaged).unwrap();
-        match Rig::open(Some((disk, dir))).await {
-            Ok(rig) => {
-                assert_eq!(rig.store.applied(), Some(LogId::new(1, 2)), "damage at {at}");
-                assert_eq!(rig.store.state_hash().unwrap(), expected, "damage at {at}");
-                rig.close().await;
-            }
-            Err(StoreError::Damaged { .. } | StoreError::UnknownVersion { .. }) => refused += 1,
-            Err(other) => panic!("damage at {at}: {other}"),
-        }
-    }
-    refused
 }

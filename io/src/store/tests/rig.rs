@@ -6,21 +6,23 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::Watch;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use quorate_core::disk::{Disk, File, OpenMode, Worker};
+use quorate_core::snapshot::Manifest;
 use quorate_core::{LogId, StateMachine, StateMut, StateRef};
 
 use crate::jobs::Jobs;
 use crate::platform::Platform;
 use crate::snapshot::{SnapshotData, SnapshotReceiver};
 use crate::state_machine::{Location, Snapshot, StateMachineStore, StoreConfig};
+use crate::store::redb::Home;
 use crate::store::{StoreError, View};
 use crate::tokio::{RealDisk, RealFile, TcpNet, TokioRuntime};
-use crate::types::{Command, log_id_to, raft};
+use crate::types::{Command, log_id_from, log_id_to, raft, stored_membership_from};
 
 pub type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 pub type Store = StateMachineStore<TestPlatform>;
@@ -50,16 +52,28 @@ impl Drop for TempDir {
     }
 }
 
-/// The real disk until a number of changes has been made; none afterwards, as if the process had been killed.
+/// The real disk until a number of changes has been made; none afterwards, as if the process had been killed. It can
+/// also be full: then nothing can be written, only synced, renamed and removed.
 #[derive(Clone, Debug)]
-pub struct CutDisk(Arc<AtomicI64>);
+pub struct CutDisk(Arc<AtomicI64>, Arc<AtomicBool>);
 
 #[derive(Debug)]
 pub struct CutFile(RealFile, CutDisk);
 
 impl CutDisk {
     pub fn never() -> Self {
-        Self(Arc::new(AtomicI64::new(i64::MAX)))
+        Self(Arc::new(AtomicI64::new(i64::MAX)), Arc::default())
+    }
+
+    pub fn set_full(&self, full: bool) {
+        self.1.store(full, Ordering::SeqCst);
+    }
+
+    fn space(&self) -> io::Result<()> {
+        match self.1.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
     }
 
     pub fn cut_after(&self, changes: i64) {
@@ -80,6 +94,7 @@ impl File for CutFile {
     }
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.1.change()?;
+        self.1.space()?;
         self.0.write_at(offset, data)
     }
     fn len(&self) -> io::Result<u64> {
@@ -91,6 +106,7 @@ impl File for CutFile {
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.1.change()?;
+        self.1.space()?;
         self.0.allocate(len)
     }
     fn sync(&self) -> io::Result<()> {
@@ -214,6 +230,19 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 
 pub const ALL_DURABLE: Option<LogId> = Some(LogId::new(u64::MAX, u64::MAX));
 
+/// A store's directory with a worker of its own.
+pub fn home(disk: &CutDisk, dir: &Path) -> Home<CutDisk> {
+    Home { jobs: Jobs::start(disk, "store"), dir: dir.to_owned(), reserve: None, cache_bytes: 1 << 20 }
+}
+
+/// What a snapshot says that it covers.
+pub fn manifest(snapshot: &Snapshot) -> Manifest {
+    Manifest {
+        applied: snapshot.meta.last_log_id.as_ref().map(log_id_from),
+        membership: stored_membership_from(&snapshot.meta.last_membership),
+    }
+}
+
 /// A store and the log's end of its watch.
 pub struct Rig {
     pub store: Store,
@@ -225,11 +254,11 @@ impl Rig {
     pub async fn open(dir: Option<(&CutDisk, &TempDir)>) -> Result<Self, StoreError> {
         let location = match dir {
             None => Location::Memory,
-            Some((disk, dir)) => Location::Dir { jobs: Jobs::start(disk, "store"), dir: dir.0.clone() },
+            Some((disk, dir)) => Location::Dir(home(disk, &dir.0)),
         };
-        let config = StoreConfig { cache_bytes: 1 << 20, ..StoreConfig::default() };
         let (durable, watch) = WatchOf::channel(ALL_DURABLE);
-        let store = StateMachineStore::open(location, config, Arc::new(Script), watch).await?;
+        let dirty_bytes_max = StoreConfig::default().dirty_bytes_max;
+        let store = StateMachineStore::open(location, dirty_bytes_max, Arc::new(Script), watch).await?;
         Ok(Self { store, durable })
     }
 
@@ -242,13 +271,13 @@ impl Rig {
         self.store.apply(futures_util::stream::iter([Ok((entry, None))])).await
     }
 
-    pub async fn build(&mut self) -> io::Result<Snapshot<TestPlatform>> {
+    pub async fn build(&mut self) -> io::Result<Snapshot> {
         self.store.get_snapshot_builder().await.build_snapshot().await
     }
 
     /// Sends a snapshot to this store the way the network does.
-    pub async fn receive(&mut self, snapshot: &Snapshot<TestPlatform>) -> SnapshotData<TestPlatform> {
-        let mut receiver = SnapshotReceiver::new(&self.store);
+    pub async fn receive(&mut self, snapshot: &Snapshot) -> SnapshotData {
+        let mut receiver = SnapshotReceiver::new(&self.store, manifest(snapshot));
         let mut reader = snapshot.snapshot.chunks().unwrap();
         while let Some(chunk) = reader.next_chunk().unwrap() {
             receiver.chunk(chunk).await.unwrap();
@@ -258,7 +287,7 @@ impl Rig {
 
     /// Drops the store and waits until its disk worker has closed the file.
     pub async fn close(self) {
-        let jobs = self.store.staging_place().map(|(jobs, _)| jobs);
+        let jobs = self.store.staging_place().map(|(home, _)| home.jobs);
         drop(self.store);
         if let Some(jobs) = jobs {
             jobs.run(|_| ()).await.unwrap();

@@ -7,8 +7,7 @@ use openraft::async_runtime::watch::{WatchReceiver, WatchSender};
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use quorate_core::{LogId, Member, Membership, NodeId, StateRef};
 
-use super::rig::{ALL_DURABLE, Change, CutDisk, Rig, TempDir, block_on, pairs};
-use crate::jobs::Jobs;
+use super::rig::{ALL_DURABLE, Change, CutDisk, Rig, TempDir, block_on, home, manifest, pairs};
 use crate::snapshot::SnapshotReceiver;
 use crate::store::{BaseView, Freeze, Layer, Position, StoreError, redb};
 use crate::types::{membership_from, membership_to, raft};
@@ -92,16 +91,16 @@ fn an_install_fences_a_commit_that_was_on_its_way() {
         let snapshot = leader.build().await.unwrap();
         let data = rig.receive(&snapshot).await;
         rig.store.install_snapshot(&snapshot.meta, data).await.unwrap();
-        let old_file = std::fs::read(dir.0.join("store-1.redb")).unwrap();
+        let old_file = std::fs::read(dir.0.join("store-1.db")).unwrap();
         let built = builder.build_snapshot().await.unwrap();
-        assert_eq!(std::fs::read(dir.0.join("store-1.redb")).unwrap(), old_file, "written after the switch");
+        assert_eq!(std::fs::read(dir.0.join("store-1.db")).unwrap(), old_file, "written after the switch");
         assert_eq!(built.meta.last_log_id.unwrap().index(), 9);
         assert_eq!(rig.store.state_hash().unwrap(), leader.store.state_hash().unwrap());
         assert_eq!(&held.get(b"old").unwrap()[..], b"1");
-        assert_eq!(dir.names(), ["CURRENT", "store-1.redb", "store-2.redb"]);
+        assert_eq!(dir.names(), ["CURRENT", "store-1.db", "store-2.db"]);
         drop((held, builder));
         rig.close().await;
-        assert_eq!(dir.names(), ["CURRENT", "store-2.redb"]);
+        assert_eq!(dir.names(), ["CURRENT", "store-2.db"]);
         let rig = Rig::open(Some((&CutDisk::never(), &dir))).await.unwrap();
         assert_eq!(rig.store.state_hash().unwrap(), leader.store.state_hash().unwrap());
     });
@@ -139,7 +138,7 @@ fn a_transfer_that_goes_wrong_is_refused_and_leaves_no_file() {
         let chunks: Vec<_> = std::iter::from_fn(|| reader.next_chunk().unwrap()).collect();
         assert_eq!(chunks.len(), 3);
         for wrong in [vec![1], vec![0, 0], vec![0, 2]] {
-            let mut receiver = SnapshotReceiver::new(&rig.store);
+            let mut receiver = SnapshotReceiver::new(&rig.store, manifest(&snapshot));
             let (last, first) = wrong.split_last().unwrap();
             for n in first {
                 receiver.chunk(chunks[*n].clone()).await.unwrap();
@@ -147,37 +146,61 @@ fn a_transfer_that_goes_wrong_is_refused_and_leaves_no_file() {
             let error = receiver.chunk(chunks[*last].clone()).await.unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
         }
-        let mut receiver = SnapshotReceiver::new(&rig.store);
+        let mut receiver = SnapshotReceiver::new(&rig.store, manifest(&snapshot));
         receiver.chunk(chunks[0].clone()).await.unwrap();
-        assert!(dir.names().iter().any(|name| name.starts_with("incoming-")));
+        assert_eq!(dir.names().iter().filter(|name| name.starts_with("store-")).count(), 2);
         assert!(receiver.finish(reader.trailer()).await.is_err());
         let data = rig.receive(&snapshot).await;
         rig.store.install_snapshot(&snapshot.meta, data).await.unwrap();
         assert_eq!(rig.store.state_hash().unwrap(), leader.store.state_hash().unwrap());
         rig.close().await;
-        assert_eq!(dir.names(), ["CURRENT", "store-2.redb"]);
+        // Every transfer takes a number.
+        assert_eq!(dir.names(), ["CURRENT", "store-6.db"]);
     });
 }
 
 #[test]
-fn what_was_received_is_checked_again_when_it_is_installed() {
+fn a_snapshot_that_covers_something_else_than_its_metadata_is_refused() {
+    block_on(async {
+        for dir in [None, Some(TempDir::new())] {
+            let disk = CutDisk::never();
+            let mut rig = Rig::open(dir.as_ref().map(|dir| (&disk, dir))).await.unwrap();
+            rig.apply(1, &[put("a", "1")]).await;
+            let mut leader = Rig::open(None).await.unwrap();
+            leader.apply(8, &[put("new", "8")]).await;
+            let older = leader.build().await.unwrap();
+            leader.apply(9, &[put("new", "9")]).await;
+            let snapshot = leader.build().await.unwrap();
+            let data = rig.receive(&older).await;
+            let error = rig.store.install_snapshot(&snapshot.meta, data).await.unwrap_err();
+            assert!(error.to_string().contains("metadata"), "{error}");
+            assert_eq!(&rig.store.view().get(b"a").unwrap()[..], b"1");
+            rig.close().await;
+            if let Some(dir) = dir {
+                assert_eq!(dir.names(), ["CURRENT", "store-1.db"]);
+            }
+        }
+    });
+}
+
+#[test]
+fn two_transfers_at_once_do_not_meet() {
     block_on(async {
         let dir = TempDir::new();
         let mut rig = Rig::open(Some((&CutDisk::never(), &dir))).await.unwrap();
-        rig.apply(1, &[put("a", "1")]).await;
         let mut leader = Rig::open(None).await.unwrap();
-        leader.apply(9, &[put("new", "9")]).await;
-        let snapshot = leader.build().await.unwrap();
-        let data = rig.receive(&snapshot).await;
-        let incoming = dir.0.join("incoming-0.snap");
-        let mut bytes = std::fs::read(&incoming).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        std::fs::write(&incoming, &bytes).unwrap();
-        let error = rig.store.install_snapshot(&snapshot.meta, data).await.unwrap_err();
-        assert!(error.to_string().contains("checksum"), "{error}");
-        assert_eq!(&rig.store.view().get(b"a").unwrap()[..], b"1");
+        leader.apply(8, &[put("a", "8"), put("gone", "8")]).await;
+        let older = leader.build().await.unwrap();
+        let older_data = rig.receive(&older).await;
+        leader.apply(9, &[put("a", "9"), ("gone".into(), None)]).await;
+        let newer = leader.build().await.unwrap();
+        let newer_data = rig.receive(&newer).await;
+        // In the order of neither their numbers nor their entries.
+        rig.store.install_snapshot(&newer.meta, newer_data).await.unwrap();
+        rig.store.install_snapshot(&older.meta, older_data).await.unwrap();
+        assert_eq!(rig.store.state_hash().unwrap(), leader.store.state_hash().unwrap());
         rig.close().await;
-        assert_eq!(dir.names(), ["CURRENT", "store-1.redb"]);
+        assert_eq!(dir.names(), ["CURRENT", "store-3.db"]);
     });
 }
 
@@ -185,12 +208,10 @@ fn what_was_received_is_checked_again_when_it_is_installed() {
 fn a_commit_that_starts_from_another_entry_is_refused() {
     block_on(async {
         let dir = TempDir::new();
-        let jobs = Jobs::start(&CutDisk::never(), "store");
-        let owner = jobs.clone();
-        let path = dir.0.clone();
+        let home = home(&CutDisk::never(), &dir.0);
+        let jobs = home.jobs.clone();
         let outcome = jobs.run(move |disk| {
-            let options = redb::Options { cache_bytes: 1 << 20, verify: true };
-            let opened = redb::open(disk, &path, options, &owner).unwrap();
+            let opened = redb::open(disk, &home).unwrap();
             let base = Arc::new(opened.view);
             let to = |index| Position { applied: Some(LogId::new(1, index)), ..Position::default() };
             let freeze = |generation, from, index| Freeze {
@@ -200,16 +221,18 @@ fn a_commit_that_starts_from_another_entry_is_refused() {
                 layer: Layer::default(),
                 base: BaseView::Redb(base.clone()),
             };
-            let commit = |freeze| redb::commit(&base, &freeze).unwrap().is_some();
+            let commit = |freeze| matches!(redb::commit(&base, &freeze).unwrap(), redb::Committed::Done(_));
             let (one, generation) = (Some(LogId::new(1, 1)), opened.generation);
             [
                 commit(freeze(generation, None, 1)),
-                commit(freeze(generation, None, 1)),
+                commit(freeze(generation, None, 2)),
                 commit(freeze(generation + 1, one, 2)),
+                commit(freeze(generation, one, 2)),
+                // It is there already: its builder was dropped before it heard of it.
                 commit(freeze(generation, one, 2)),
             ]
         });
-        assert_eq!(outcome.await.unwrap(), [true, false, false, true]);
+        assert_eq!(outcome.await.unwrap(), [true, false, false, true, true]);
     });
 }
 
@@ -244,6 +267,8 @@ fn a_newer_format_a_damaged_pointer_and_a_lost_one_are_refused_by_name() {
         let refusal = async || Rig::open(Some((&disk, &dir))).await.err().unwrap();
         let mut newer = good.clone();
         newer[4] = 2;
+        let crc = crc32c::crc32c(&newer[..16]);
+        newer[16..].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&current, &newer).unwrap();
         assert!(matches!(refusal().await, StoreError::UnknownVersion { version: 2, .. }));
         let mut damaged = good.clone();
@@ -251,10 +276,10 @@ fn a_newer_format_a_damaged_pointer_and_a_lost_one_are_refused_by_name() {
         std::fs::write(&current, &damaged).unwrap();
         assert!(matches!(refusal().await, StoreError::Damaged { .. }));
         std::fs::write(&current, &good).unwrap();
-        std::fs::rename(dir.0.join("store-1.redb"), dir.0.join("store-2.redb")).unwrap();
-        assert!(refusal().await.to_string().contains("store-1.redb"));
+        std::fs::rename(dir.0.join("store-1.db"), dir.0.join("store-2.db")).unwrap();
+        assert!(refusal().await.to_string().contains("store-1.db"));
         let _ = std::fs::remove_file(&current);
-        std::fs::write(dir.0.join("store-2.redb"), b"").unwrap();
+        std::fs::write(dir.0.join("store-2.db"), b"").unwrap();
         assert!(refusal().await.to_string().contains("CURRENT"));
     });
 }

@@ -13,10 +13,10 @@ use futures_util::stream::{BoxStream, StreamExt};
 use openraft_rt::AsyncRuntime;
 use openraft_rt_tokio::TokioRuntime;
 use quorate_core::wire::{
-    AppendRequest, AppendResponse, FRAME_BYTES_MAX, Failure, Fault, FrameKind, Hello, Refusal, RefusalCode, Request,
-    Response, SnapshotPart, Welcome,
+    AppendRequest, AppendResponse, FRAME_BYTES_MAX, Failure, Fault, FrameKind, Hello, PulledPart, Refusal, RefusalCode,
+    Request, Response, SnapshotPart, Welcome,
 };
-use quorate_core::{ClusterId, NodeId, Vote};
+use quorate_core::{ClusterId, LogId, NodeId, Vote};
 use tokio::sync::watch;
 
 use self::memory::{MemoryNet, TestPlatform};
@@ -74,6 +74,15 @@ async fn reaches(sender: &watch::Sender<u64>, wanted: u64) {
 }
 
 impl PeerService for TestService {
+    fn pull(&self, _: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart> {
+        let last = match at_least.index {
+            0 => PulledPart::Failed(Failure::not_applied(Fault::NotReady("none".to_owned()))),
+            _ => PulledPart::End(Bytes::new()),
+        };
+        let chunk = |n: u64| PulledPart::Chunk(n.to_le_bytes().to_vec().into());
+        futures_util::stream::iter((0..at_least.index).map(chunk).chain([last])).boxed()
+    }
+
     fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
         self.hellos.lock().unwrap().push(hello.clone());
         self.refuse.lock().unwrap().clone().map_or(Ok(()), Err)

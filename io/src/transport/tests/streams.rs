@@ -2,7 +2,7 @@
 
 use futures_util::stream;
 use quorate_core::wire::SnapshotMeta;
-use quorate_core::{Entry, LogId, Payload, StoredMembership};
+use quorate_core::{Entry, Payload, StoredMembership};
 
 use super::*;
 
@@ -183,5 +183,21 @@ fn a_snapshot_that_is_not_taken_says_why() {
         assert_eq!(stream.send(&SnapshotPart::End(Bytes::from_static(b"bad"))).await, Ok(None));
         let Ok(Err(failure)) = stream.finish().await else { panic!("it was installed") };
         assert!(!failure.unknown);
+    });
+}
+
+#[test]
+fn a_snapshot_is_pulled_part_by_part_or_refused() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        // More than may be under way, so that permits are what moves it on.
+        let mut stream = pair.peers.open_pull_stream(&pair.target, LogId::new(1, 50), SECONDS).await.unwrap();
+        for n in 0..50_u64 {
+            assert_eq!(stream.next().await, Ok(PulledPart::Chunk(n.to_le_bytes().to_vec().into())));
+        }
+        assert_eq!(stream.next().await, Ok(PulledPart::End(Bytes::new())));
+        assert!(stream.next().await.is_err(), "it has ended");
+        let mut stream = pair.peers.open_pull_stream(&pair.target, LogId::new(1, 0), SECONDS).await.unwrap();
+        assert!(matches!(stream.next().await, Ok(PulledPart::Failed(_))));
     });
 }
