@@ -20,6 +20,7 @@ use crate::plan::Workload;
 use crate::platform::{Machine, SimRuntime, global_now};
 use crate::rng::SplitMix;
 use crate::trace::Event;
+use crate::witness::Working;
 
 /// A client gives up on an answer after this long; what it asked for may still happen.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,20 +30,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Journal {
     recorder: Arc<Mutex<Recorder>>,
     forwarded: Arc<AtomicU64>,
+    working: Working,
     trace: Trace,
 }
 
 impl Journal {
     /// An empty one.
-    pub fn new(trace: Trace) -> Self {
-        Self { recorder: Arc::default(), forwarded: Arc::default(), trace }
+    pub fn new(trace: Trace, working: Working) -> Self {
+        Self { recorder: Arc::default(), forwarded: Arc::default(), working, trace }
     }
 
     fn invoke(&self, client: u64, op: Op) -> usize {
+        self.working.fetch_add(1, Ordering::Relaxed);
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner).invoke(client, global_now(), op)
     }
 
     fn complete(&self, client: u64, index: usize, outcome: Outcome) {
+        self.working.fetch_sub(1, Ordering::Relaxed);
         let text = format!("{outcome:?}");
         let (at, numbers) = (global_now(), [client, index as u64]);
         self.trace.event(Event { at, node: 0, kind: "client", subject: "", numbers, payload: text.as_bytes() });

@@ -10,14 +10,16 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftLogReader, storage::RaftLogStorage};
 use openraft_rt::AsyncRuntime;
 use quorate_core::config::Timing;
+use quorate_core::disk::Wake;
 use quorate_core::founding::FoundingList;
 use quorate_core::kv::Limits;
 use quorate_io::{Node, NodeConfig, Storage};
 
+use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall};
 use crate::check::history::Violation;
 use crate::check::raft::LogEntry;
 use crate::plan::Plan;
-use crate::platform::{DiskProfile, LinkProfile, Machine, SimPlatform, SimRuntime, World, WorldConfig};
+use crate::platform::{DiskProfile, Drive, LinkProfile, Machine, SimPlatform, SimRuntime, SimWake, World, WorldConfig};
 use crate::witness::{NO_SPONTANEOUS_STOP, ObservedKv, Witness, hash};
 
 /// A process that is up.
@@ -39,6 +41,13 @@ pub struct Member {
     config: NodeConfig,
     live: Arc<Mutex<Option<Live>>>,
     boots: u64,
+    /// Why the process that runs, or the last one, has ended by itself.
+    fallen: Arc<Mutex<Option<Fall>>>,
+    /// The same, for the next process to be known as one that came back.
+    last_fall: Option<Fall>,
+    /// How much slower its disk is than it should be.
+    slowness: u64,
+    capacity_bytes: Option<u64>,
 }
 
 impl Member {
@@ -56,6 +65,18 @@ impl Member {
         (machine, Arc::new(process))
     }
 
+    /// Why its process has ended by itself, if it has and nobody was told.
+    pub fn take_fall(&mut self) -> Option<Fall> {
+        let fall = self.fallen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.last_fall = fall.or(self.last_fall);
+        fall
+    }
+
+    /// Whether the process that runs has met a failure of its disk that it must not survive.
+    pub fn must_stop(&self) -> bool {
+        self.machine.is_running() && self.machine.drive().failures().iter().any(|failure| failure.class.is_vital())
+    }
+
     fn slot(&self) -> MutexGuard<'_, Option<Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,7 +88,12 @@ pub struct Cluster {
     pub world: World,
     /// In order, from node 1.
     pub members: Vec<Member>,
+    /// What may be damaged and what was.
+    pub atlas: Atlas,
+    /// Rung when a member or its disk needs to be looked at.
+    pub bell: SimWake,
     witness: Witness,
+    disk: DiskProfile,
     canary: bool,
 }
 
@@ -84,15 +110,73 @@ impl Cluster {
             ..DiskProfile::default()
         };
         let link = LinkProfile { latency_ns: plan.setup.latency_us * 1_000, ..LinkProfile::default() };
-        let world = World::new(WorldConfig { seed: plan.seed, disk, link, trace_keep });
-        let members = (1..=plan.nodes).map(|n| Member {
-            machine: world.machine(&format!("n{n}")),
-            config: config(plan, n),
-            live: Arc::default(),
-            boots: 0,
+        let world = World::new(WorldConfig { seed: plan.seed, disk: disk.clone(), link, trace_keep });
+        let bell = SimWake::default();
+        let members = (1..=plan.nodes).map(|n| {
+            let machine = world.machine(&format!("n{n}"));
+            machine.drive().set_bell(bell.clone());
+            Member {
+                machine,
+                config: config(plan, n),
+                live: Arc::default(),
+                boots: 0,
+                fallen: Arc::default(),
+                last_fall: None,
+                slowness: 1,
+                capacity_bytes: None,
+            }
         });
         let members = members.collect();
-        Self { world, members, witness, canary: plan.canary }
+        Self { world, members, atlas: Atlas::new(plan.nodes), bell, witness, disk, canary: plan.canary }
+    }
+
+    /// All disks, from node 1.
+    pub fn drives(&self) -> Vec<Drive> {
+        self.members.iter().map(|member| member.machine.drive().clone()).collect()
+    }
+
+    /// From now on a disk is so many times slower than it should be.
+    pub fn slow_down(&mut self, index: usize, times: u64) {
+        self.members[index].slowness = times;
+        self.set_profile(index);
+    }
+
+    /// From now on a disk holds so much; `None` is endless.
+    pub fn limit(&mut self, index: usize, capacity_bytes: Option<u64>) {
+        self.members[index].capacity_bytes = capacity_bytes;
+        self.set_profile(index);
+    }
+
+    fn set_profile(&self, index: usize) {
+        let (member, usual) = (&self.members[index], &self.disk);
+        let profile = DiskProfile {
+            op_ns: usual.op_ns * member.slowness,
+            write_ns_per_kib: usual.write_ns_per_kib * member.slowness,
+            sync_ns_min: usual.sync_ns_min * member.slowness,
+            sync_ns_max: usual.sync_ns_max * member.slowness,
+            flush_ns_per_kib: usual.flush_ns_per_kib * member.slowness,
+            capacity_bytes: member.capacity_bytes,
+            ..usual.clone()
+        };
+        member.machine.drive().set_profile(profile);
+    }
+
+    /// The members of whom something may be demanded: those that have a log.
+    pub fn sound(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !self.atlas.has_damaged_log(member.machine.node()))
+    }
+
+    /// Ends every process that has ended by itself, and starts it again if that makes sense; whether there was one.
+    pub fn raise(&mut self) -> bool {
+        let mut any = false;
+        for index in 0..self.members.len() {
+            if self.members[index].take_fall().is_some() {
+                any = true;
+                self.members[index].machine.kill();
+                self.boot(index);
+            }
+        }
+        any
     }
 
     /// Starts every process that is not running.
@@ -102,36 +186,36 @@ impl Cluster {
         }
     }
 
-    /// Starts a process, if none is running there.
+    /// Starts a process, if none is running there and the node is not gone.
     pub fn boot(&mut self, index: usize) {
         let member = &mut self.members[index];
-        if member.machine.is_running() {
+        let number = member.machine.node();
+        if member.machine.is_running() || self.atlas.is_gone(number) {
             return;
         }
         member.boots += 1;
         *member.slot() = None;
-        let (number, incarnation) = (member.machine.node(), member.boots);
-        self.witness.booting(number, member.machine.drive());
-        let twice = self.canary && number == 1;
-        let (config, live, witness) = (member.config.clone(), member.live.clone(), self.witness.clone());
-        let machine = member.machine.clone();
-        drop(member.machine.boot(move |platform| async move {
-            let observed = ObservedKv { node: number, witness: witness.clone(), twice };
-            let node = match Node::start(platform, config, observed).await {
-                Ok(node) => node,
-                Err(error) => {
-                    let explanation = format!("n{number} does not start: {error}");
-                    witness.report(Violation::new(NO_SPONTANEOUS_STOP, explanation, vec![]));
-                    return;
-                }
-            };
-            let app = quorate::app(node.clone(), Limits::default());
-            *live.lock().unwrap_or_else(PoisonError::into_inner) = Some(Live { node: node.clone(), app });
-            drop(machine.spawn(watch_metrics(number, incarnation, node.clone(), witness.clone())));
-            let error = node.stopped().await;
-            let explanation = format!("n{number} stopped by itself: {error}");
-            witness.report(Violation::new(NO_SPONTANEOUS_STOP, explanation, vec![]));
-        }));
+        member.take_fall();
+        let torn = if self.atlas.has_damaged_log(number) {
+            false
+        } else {
+            self.witness.booting(number, member.machine.drive())
+        };
+        let boot = Boot {
+            number,
+            incarnation: member.boots,
+            torn,
+            fell: member.last_fall.take(),
+            machine: member.machine.clone(),
+            live: member.live.clone(),
+            fallen: member.fallen.clone(),
+            atlas: self.atlas.clone(),
+            bell: self.bell.clone(),
+            witness: self.witness.clone(),
+        };
+        let machine = ObservedKv { node: number, witness: self.witness.clone(), twice: self.canary && number == 1 };
+        let config = member.config.clone();
+        drop(member.machine.boot(move |platform| boot.run(platform, config, machine)));
     }
 
     /// The index of the node that leads, if one believes so; of several the one with the highest term.
@@ -182,6 +266,68 @@ impl Cluster {
     }
 }
 
+/// One process, from its start to its end.
+struct Boot {
+    number: u32,
+    incarnation: u64,
+    /// Its log ends in something that is to be cut.
+    torn: bool,
+    /// Why the one before it ended by itself, if it did.
+    fell: Option<Fall>,
+    machine: Machine,
+    live: Arc<Mutex<Option<Live>>>,
+    fallen: Arc<Mutex<Option<Fall>>>,
+    atlas: Atlas,
+    bell: SimWake,
+    witness: Witness,
+}
+
+impl Boot {
+    async fn run(self, platform: SimPlatform, config: NodeConfig, machine: ObservedKv) {
+        let (number, witness) = (self.number, &self.witness);
+        let node = match Node::start(platform, config, machine).await {
+            Ok(node) => node,
+            Err(error) => {
+                let explained = self.atlas.explain_start(number, &error, self.machine.drive());
+                return self.fall(explained, || format!("n{number} does not start: {error}"));
+            }
+        };
+        if let Err(missed) = self.atlas.started(number) {
+            witness.report(Violation::new(DAMAGE_IS_FOUND, missed, vec![]));
+        }
+        if self.torn {
+            witness.reached("torn tails cut");
+        }
+        if let Some(what) = self.fell.and_then(came_back) {
+            witness.reached(what);
+        }
+        let app = quorate::app(node.clone(), Limits::default());
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(Live { node: node.clone(), app });
+        drop(self.machine.spawn(watch_metrics(number, self.incarnation, node.clone(), witness.clone())));
+        let error = node.stopped().await;
+        let explained = self.atlas.explain_stop(number, &error, self.machine.drive());
+        self.fall(explained, || format!("n{number} stopped by itself: {error}"));
+    }
+
+    /// The process has ended by itself.
+    fn fall(&self, explained: Option<Fall>, what: impl FnOnce() -> String) {
+        let Some(fall) = explained else {
+            self.witness.report(Violation::new(NO_SPONTANEOUS_STOP, what(), vec![]));
+            return;
+        };
+        *self.fallen.lock().unwrap_or_else(PoisonError::into_inner) = Some(fall);
+        self.bell.wake();
+    }
+}
+
+fn came_back(fall: Fall) -> Option<&'static str> {
+    match fall {
+        Fall::DiskFailed => Some("nodes that came back after their disk had failed"),
+        Fall::StoreDamaged => Some("stores rebuilt"),
+        Fall::Gone => None,
+    }
+}
+
 fn log_entry(entry: &quorate_io::types::raft::Entry) -> LogEntry {
     let ours = quorate_io::types::entry_from(entry);
     let payload_hash = match &ours.payload {
@@ -205,7 +351,7 @@ fn config(plan: &Plan, number: u32) -> NodeConfig {
     let addr = |n: u32| format!("n{n}:2380");
     let members: BTreeMap<_, _> = (1..=plan.nodes).map(|n| (format!("n{n}"), vec![addr(n)])).collect();
     let name = format!("n{number}");
-    let mut config = NodeConfig::new(&name, Storage::Dir(Path::new("/data").into()), &addr(number));
+    let mut config = NodeConfig::new(&name, Storage::Dir(Path::new(DATA_DIR).into()), &addr(number));
     config.founding = FoundingList { token: "simulated".to_owned(), members };
     config.api_addrs = vec![format!("n{number}:8080")];
     let heartbeat = plan.setup.heartbeat_ms;

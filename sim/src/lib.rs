@@ -78,6 +78,8 @@ compile_error!(
      RUSTFLAGS or add '--cfg madsim' to it"
 );
 
+#[cfg(madsim)]
+pub mod atlas;
 pub mod check;
 #[cfg(madsim)]
 mod client;
@@ -85,6 +87,8 @@ mod client;
 mod cluster;
 #[cfg(madsim)]
 pub mod conformance;
+#[cfg(madsim)]
+pub mod coverage;
 #[cfg(madsim)]
 pub mod crash_states;
 #[cfg(madsim)]

@@ -4,7 +4,11 @@
 //! drawn too (swarm testing, Groce et al., ISSTA 2012): a class of faults may be absent from a run altogether, which
 //! lets the others reach states that a mixture of everything never would.
 
+mod disk;
+
 use std::fmt;
+
+pub use disk::{DiskFault, Place, Rot};
 
 use crate::rng::SplitMix;
 
@@ -126,6 +130,8 @@ pub enum FaultKind {
     Pause(Victim),
     /// The disk stands still.
     DiskStall(Victim),
+    /// Something else that disks do.
+    Disk(DiskFault),
 }
 
 impl FaultKind {
@@ -150,12 +156,39 @@ impl FaultKind {
             Self::Pause(Victim::Leader) => "pause leader",
             Self::Pause(_) => "pause",
             Self::DiskStall(_) => "disk stall",
+            Self::Disk(fault) => fault.class(),
         }
     }
 }
 
 /// The classes a run may have, as the drawing sees them.
 const CLASSES: u64 = 18;
+
+/// Every class of faults that some run has.
+pub fn fault_classes() -> Vec<&'static str> {
+    let mut classes = vec![
+        "partition",
+        "isolate leader",
+        "one-way link",
+        "leader half deaf",
+        "link",
+        "stall",
+        "latency",
+        "reset",
+        "kill",
+        "kill leader",
+        "power loss",
+        "power loss of leader",
+        "power loss of majority",
+        "power loss of all",
+        "kill all",
+        "pause",
+        "pause leader",
+        "disk stall",
+    ];
+    classes.extend(disk::CLASSES.iter().filter(|(_, most)| *most > 0).map(|(class, _)| *class));
+    classes
+}
 
 impl Plan {
     /// Draws a plan.
@@ -164,11 +197,14 @@ impl Plan {
         let nodes = if shape.chance(600) { 3 } else { 5 };
         let heal_ms = shape.between(5_000, 15_000);
         let workload = Workload::draw(&mut SplitMix::labelled(seed, "workload"), heal_ms);
+        let mut faults = draw_faults(&mut SplitMix::labelled(seed, "faults"), nodes, heal_ms, &workload.bursts_ms);
+        faults.extend(disk::draw(&mut SplitMix::labelled(seed, "disk faults"), nodes, heal_ms, &workload.bursts_ms));
+        faults.sort_by_key(|fault| fault.at_ms);
         Self {
             seed,
             nodes,
             setup: Setup::draw(&mut SplitMix::labelled(seed, "setup")),
-            faults: draw_faults(&mut SplitMix::labelled(seed, "faults"), nodes, heal_ms, &workload.bursts_ms),
+            faults,
             workload,
             heal_ms,
             canary: false,
@@ -236,20 +272,25 @@ fn draw_faults(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u64]) 
         faults.push(Fault { at_ms: begins, for_ms, kind });
         at_ms += rng.between(1, 2 * every_ms);
     }
-    faults.sort_by_key(|fault| fault.at_ms);
     faults
 }
 
-fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> FaultKind {
+/// Draws an index by weight; the weights are not all 0.
+fn weighted(rng: &mut SplitMix, weights: &[u64]) -> usize {
     let mut ticket = rng.below(weights.iter().sum());
-    let class = weights.iter().position(|&weight| {
+    let drawn = weights.iter().position(|&weight| {
         let here = ticket < weight;
         ticket = ticket.saturating_sub(weight);
         here
     });
+    drawn.unwrap_or(0)
+}
+
+fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> FaultKind {
+    let class = weighted(rng, weights);
     let node = 1 + rng.below(u64::from(nodes)) as u32;
     let other = 1 + (node + rng.below(u64::from(nodes) - 1) as u32) % nodes;
-    match class.unwrap_or(0) {
+    match class {
         0 => FaultKind::Partition(some_nodes(rng, nodes, (nodes - 1) / 2)),
         1 => FaultKind::Partition(some_nodes(rng, nodes, nodes / 2 + 1)),
         2 => FaultKind::IsolateLeader,
@@ -311,6 +352,7 @@ impl fmt::Display for FaultKind {
             Self::KillAll => f.write_str("kill everybody"),
             Self::Pause(victim) => write!(f, "pause {victim}"),
             Self::DiskStall(victim) => write!(f, "disk of {victim} stands still"),
+            Self::Disk(fault) => fault.fmt(f),
         }
     }
 }
@@ -347,7 +389,7 @@ mod tests {
     fn some_seed_draws_each_class_and_some_seed_lacks_it() {
         let plans: Vec<Plan> = (0..300).map(Plan::draw).collect();
         let classes: BTreeSet<&str> = plans.iter().flat_map(|p| &p.faults).map(|f| f.kind.class()).collect();
-        assert_eq!(classes.len(), 18, "{classes:?}");
+        assert_eq!(classes, fault_classes().into_iter().collect(), "switched off means absent");
         for class in classes {
             let lacks = |plan: &&Plan| plan.faults.iter().all(|f| f.kind.class() != class);
             assert!(plans.iter().filter(lacks).count() > 20, "{class} is nearly everywhere");

@@ -10,11 +10,11 @@ use crate::check::history::{Consistency, Op, Operation, Outcome, Violation};
 use crate::check::linearizability::{self, Verdict};
 use crate::check::revision_order::{self, Evidence};
 use crate::client::{Client, Journal};
-use crate::cluster::{Cluster, Door, Member};
-use crate::nemesis;
+use crate::cluster::{Cluster, Door, Live, Member};
+use crate::nemesis::Nemesis;
 use crate::plan::Plan;
-use crate::platform::{DiskCounters, NetCounters, SimRuntime, global_now, run as in_simulation};
-use crate::witness::{Seen, Witness};
+use crate::platform::{DiskCounters, Machine, NetCounters, SimRuntime, global_now, run as in_simulation};
+use crate::witness::{STOPS_WHEN_DISK_FAILS, Seen, Witness};
 
 /// The cluster must serve through every node so soon after everything healed.
 const LIVENESS_WITHIN: Duration = Duration::from_secs(20);
@@ -50,6 +50,8 @@ pub struct Stats {
     pub inconclusive: u64,
     /// What happened to the disks.
     pub disk: BTreeMap<&'static str, u64>,
+    /// How often the journal of a disk was cut at each named point.
+    pub points: BTreeMap<&'static str, u64>,
     /// What happened to the network.
     pub net: BTreeMap<&'static str, u64>,
 }
@@ -95,7 +97,8 @@ async fn execute(plan: Plan, trace_keep: usize) -> Report {
     let witness = Witness::default();
     let mut cluster = Cluster::new(&plan, witness.clone(), trace_keep);
     let trace = cluster.world.trace().clone();
-    let journal = Journal::new(trace.clone());
+    let journal = Journal::new(trace.clone(), witness.working());
+    let mut nemesis = Nemesis::new(&plan, &mut cluster);
     cluster.boot_all();
     let until_ns = plan.heal_ms * 1_000_000;
     let clients: Vec<_> = (0..u64::from(plan.workload.clients))
@@ -104,18 +107,19 @@ async fn execute(plan: Plan, trace_keep: usize) -> Report {
             SimRuntime::spawn(work(client, plan.clone(), cluster.members.iter().map(Member::door).collect(), until_ns))
         })
         .collect();
-    let faults = nemesis::torment(&plan, &mut cluster).await;
-    nemesis::heal(&plan, &mut cluster);
+    nemesis.torment(&mut cluster).await;
+    nemesis.heal(&mut cluster);
+    let faults = std::mem::take(&mut nemesis.counts);
     for client in clients {
         // A client task does not fail; the simulation would have.
         let _ = client.await;
     }
     let mut last = Client::new(plan.seed, 0, journal.clone());
-    if let Err(violation) = converge(&cluster, &mut last).await {
+    if let Err(violation) = converge(&mut cluster, &mut last).await {
         witness.report(violation);
     }
     cluster.inspect().await;
-    for member in &cluster.members {
+    for member in cluster.sound() {
         witness.votes(member.machine.node(), member.machine.drive());
     }
     let simulated_ns = global_now();
@@ -130,8 +134,11 @@ async fn execute(plan: Plan, trace_keep: usize) -> Report {
         }
     }
     stats.reached = reached(&witness.seen(), &journal, plan.nodes);
-    for member in &cluster.members {
-        add_disk(&mut stats.disk, &member.machine.drive().counters());
+    stats.reached.extend(cluster.atlas.counts());
+    for drive in cluster.drives() {
+        let counters = drive.counters();
+        add_disk(&mut stats.disk, &counters);
+        counters.points.iter().for_each(|(point, count)| *stats.points.entry(point).or_default() += count);
     }
     add_net(&mut stats.net, &cluster.world.network().counters());
     cluster.shut_down().await;
@@ -162,7 +169,7 @@ async fn work(mut client: Client, plan: Plan, doors: Vec<Door>, until_ns: u64) {
 }
 
 fn reached(seen: &Seen, journal: &Journal, nodes: u32) -> BTreeMap<&'static str, u64> {
-    BTreeMap::from([
+    let mut reached = BTreeMap::from([
         (if nodes == 3 { "runs with 3 nodes" } else { "runs with 5 nodes" }, 1),
         ("terms", seen.terms),
         ("leaders", seen.leaders.len() as u64),
@@ -172,47 +179,67 @@ fn reached(seen: &Seen, journal: &Journal, nodes: u32) -> BTreeMap<&'static str,
         ("torn tails at boot", seen.torn_tails),
         ("logs that got shorter", seen.truncations),
         ("forwarded writes", journal.forwarded()),
-    ])
+    ]);
+    reached.extend(seen.others.iter().map(|(what, count)| (*what, *count)));
+    reached
 }
 
-/// Demands that a write through every node succeeds and that all nodes then hold the same.
-async fn converge(cluster: &Cluster, client: &mut Client) -> Result<(), Violation> {
+/// Demands that a write through every node succeeds and that all nodes then hold the same. Nothing is demanded of a
+/// node whose log is damaged.
+async fn converge(cluster: &mut Cluster, client: &mut Client) -> Result<(), Violation> {
     let deadline = global_now() + LIVENESS_WITHIN.as_nanos() as u64;
     let late = |what: String| Violation::new(LIVENESS, format!("{what} within {LIVENESS_WITHIN:?} of healing"), vec![]);
-    for member in &cluster.members {
+    let doors: Vec<Door> = cluster.sound().map(Member::door).collect();
+    for (machine, live) in &doors {
         loop {
-            if let Some(live) = member.live() {
+            cluster.raise();
+            if let Some(live) = live() {
                 let op = Op::Put { key: "alive".to_owned(), value: client.value(0) };
-                if matches!(client.perform(&member.machine, &live, op).await, Outcome::Put { .. }) {
+                if matches!(client.perform(machine, &live, op).await, Outcome::Put { .. }) {
                     break;
                 }
             }
             if global_now() > deadline {
-                return Err(late(format!("no write through n{} succeeds", member.machine.node())));
+                return Err(late(format!("no write through n{} succeeds", machine.node())));
             }
             SimRuntime::sleep(Duration::from_millis(50)).await;
         }
     }
     let all = Op::List { prefix: String::new(), consistency: Consistency::Linearizable };
-    for member in &cluster.members {
-        let read = match member.live() {
-            Some(live) => client.perform(&member.machine, &live, all.clone()).await,
-            None => Outcome::NotApplied,
-        };
-        if !matches!(read, Outcome::List { .. }) {
-            return Err(late(format!("n{} does not serve a read", member.machine.node())));
+    for (machine, live) in &doors {
+        while !matches!(read(client, machine, live(), all.clone()).await, Outcome::List { .. }) {
+            if global_now() > deadline {
+                return Err(late(format!("n{} does not serve a read", machine.node())));
+            }
+            cluster.raise();
+            SimRuntime::sleep(Duration::from_millis(50)).await;
         }
     }
     loop {
-        let applied = cluster.members.iter().map(|m| m.live().and_then(|live| live.node.store().applied()));
-        let applied: Vec<_> = applied.collect();
-        if applied.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()) {
+        cluster.raise();
+        let applied: Vec<_> =
+            doors.iter().map(|(_, live)| live().and_then(|live| live.node.store().applied())).collect();
+        let ailing = cluster.members.iter().find(|member| member.must_stop());
+        if applied.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()) && ailing.is_none() {
             return Ok(());
         }
         if global_now() > deadline {
-            return Err(late(format!("nodes have not applied the same: {applied:?}")));
+            return Err(match ailing {
+                Some(member) => {
+                    let (node, failures) = (member.machine.node(), member.machine.drive().failures());
+                    Violation::new(STOPS_WHEN_DISK_FAILS, format!("n{node} goes on after {failures:?}"), vec![])
+                }
+                None => late(format!("nodes have not applied the same: {applied:?}")),
+            });
         }
         SimRuntime::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn read(client: &mut Client, machine: &Machine, live: Option<Live>, op: Op) -> Outcome {
+    match live {
+        Some(live) => client.perform(machine, &live, op).await,
+        None => Outcome::NotApplied,
     }
 }
 
@@ -243,6 +270,13 @@ fn add_disk(sum: &mut BTreeMap<&'static str, u64>, c: &DiskCounters) {
         ("torn writes", c.torn_writes),
         ("directory entries lost", c.entries_lost),
         ("stalls", c.stalls),
+        ("failed syncs", c.failed_syncs),
+        ("failed writes", c.failed_writes),
+        ("operations refused for want of space", c.refused_for_space),
+        ("damaged bytes", c.damaged_bytes),
+        ("garbled writes", c.garbled_writes),
+        ("lost writes", c.lost_writes),
+        ("misdirected writes", c.misdirected_writes),
     ] {
         *sum.entry(what).or_default() += count;
     }

@@ -68,6 +68,7 @@ impl Summary {
         for (sums, ones) in [
             (&mut sum.faults, &one.faults),
             (&mut sum.disk, &one.disk),
+            (&mut sum.points, &one.points),
             (&mut sum.net, &one.net),
             (&mut sum.reached, &one.reached),
         ] {
@@ -92,7 +93,7 @@ impl Summary {
         format!(
             "{} seeds in {wall:.1} s with {} jobs: {:.1} seeds/s, {simulated:.0} simulated s, {:.0} simulated s per \
              core s\noperations: {} acknowledged, {} unknown, {} not applied; {} restarts; {} searches \
-             inconclusive\nfaults: {}\nreached: {}\ndisks: {}\nnetwork: {}",
+             inconclusive\nfaults: {}\nreached: {}\ndisks: {}\ncut: {}\nnetwork: {}",
             self.seeds,
             self.jobs,
             self.seeds as f64 / wall,
@@ -105,6 +106,7 @@ impl Summary {
             list(&stats.faults),
             list(&stats.reached),
             list(&stats.disk),
+            list(&stats.points),
             list(&stats.net),
         )
     }

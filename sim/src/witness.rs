@@ -1,6 +1,7 @@
 //! What the nodes of a run do, fed to the oracles as it happens.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -17,11 +18,15 @@ use crate::check::raft::{
     StateMachineEquality,
 };
 use crate::check::revision_order::LogWrite;
-use crate::platform::{Drive, SimRuntime, global_now};
+use crate::platform::{Drive, FileClass, SimRuntime, global_now};
 use crate::trace::fold_bytes;
 
 /// A node that recovered from any crash must start, and run until it is stopped.
-pub const NO_SPONTANEOUS_STOP: &str = "a node starts after any crash, and stops by itself only when its disk fails";
+pub const NO_SPONTANEOUS_STOP: &str =
+    "a node starts after any crash, and refuses or stops by itself only for a fault of its own disk";
+/// What could not be written cannot be believed any more (Rebello et al., "Can Applications Recover from fsync
+/// Failures?", ATC 2020).
+pub const STOPS_WHEN_DISK_FAILS: &str = "a node whose write or sync failed stops";
 
 #[derive(Default)]
 struct Oracles {
@@ -57,6 +62,8 @@ pub struct Seen {
     pub torn_tails: u64,
     /// A node's log got shorter: a crash or another leader took entries back.
     pub truncations: u64,
+    /// Other things that happened, by name.
+    pub others: BTreeMap<&'static str, u64>,
 }
 
 /// What is known of a replica, over all its processes.
@@ -70,7 +77,10 @@ struct Replica {
 
 /// Shared by everything that observes a run. Keeps the first violation.
 #[derive(Clone, Default)]
-pub struct Witness(Arc<Mutex<Oracles>>);
+pub struct Witness(Arc<Mutex<Oracles>>, Working);
+
+/// How many operations of clients are under way.
+pub type Working = Arc<AtomicU64>;
 
 /// One hash over several slices.
 pub(crate) fn hash(parts: &[&[u8]]) -> u64 {
@@ -91,6 +101,16 @@ impl Witness {
         if let Err(violation) = observe(&mut oracles) {
             oracles.violation.get_or_insert(violation);
         }
+    }
+
+    /// To be counted up by clients that begin an operation, and down when it ends.
+    pub fn working(&self) -> Working {
+        self.1.clone()
+    }
+
+    /// Something happened that a sweep should have reached.
+    pub fn reached(&self, what: &'static str) {
+        *self.lock().seen.others.entry(what).or_default() += 1;
     }
 
     /// The first violation.
@@ -116,11 +136,15 @@ impl Witness {
     /// A node applied a command.
     pub fn applied(&self, node: u32, at: LogId, command: &Bytes, response: &Bytes) {
         let payload_hash = hash(&[command, response]);
+        let under_load = self.1.load(Ordering::Relaxed) > 0;
         self.note(|o| {
             let replica = o.nodes.entry(node).or_default();
             if at.index > replica.command {
                 let skipped = replica.command + 1..at.index;
-                o.seen.installed += u64::from(o.commands.range(skipped).next().is_some());
+                if o.commands.range(skipped).next().is_some() {
+                    o.seen.installed += 1;
+                    *o.seen.others.entry("snapshots installed under load").or_default() += u64::from(under_load);
+                }
                 replica.command = at.index;
             }
             o.immutable.observe(Self::at(node), LogEntry { index: at.index, term: at.term, payload_hash })?;
@@ -190,11 +214,16 @@ impl Witness {
         self.note(|o| o.equality.observe(Self::at(node), applied, state_hash));
     }
 
-    /// A node is about to boot from its disk.
-    pub fn booting(&self, node: u32, drive: &Drive) {
+    /// A node is about to boot from its disk. Returns whether its log ends in something that it has to cut.
+    pub fn booting(&self, node: u32, drive: &Drive) -> bool {
         let torn = self.votes(node, drive);
-        let mut oracles = self.lock();
-        oracles.seen.torn_tails += torn;
+        self.lock().seen.torn_tails += torn;
+        let segments = drive.files().into_iter().rev().filter(|path| FileClass::of(path) == FileClass::Segment);
+        let newest = segments.filter_map(|path| {
+            let number = quorate_core::log::format::parse_segment_name(path.file_name()?.to_str()?)?;
+            Some(scan_segment(number, &drive.content(&path)?.into(), None))
+        });
+        newest.take(2).find(|facts| facts.base.is_some()).is_some_and(|facts| facts.tail == Tail::Torn)
     }
 
     /// The votes on a node's medium: what it could have told anybody is among them. One that is only in the cache was
@@ -202,7 +231,7 @@ impl Witness {
     /// something that is no valid batch.
     pub fn votes(&self, node: u32, drive: &Drive) -> u64 {
         let mut torn = 0;
-        let segments = drive.durable().into_iter().filter_map(|(path, bytes)| {
+        let segments = drive.durable_of(FileClass::Segment).into_iter().filter_map(|(path, bytes)| {
             let name = path.file_name()?.to_str()?;
             Some((quorate_core::log::format::parse_segment_name(name)?, bytes))
         });

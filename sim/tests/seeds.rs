@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
 use sim::check::history::{Op, Operation, Outcome, Violation};
+use sim::coverage::missing;
 use sim::plan::Plan;
 use sim::run::{Report, Stats, run};
 use sim::sweep::{explain, sweep};
@@ -51,40 +52,8 @@ fn no_seed_violates_a_property() {
     if let Some(first) = summary.failures.iter().min_by_key(|report| report.seed) {
         panic!("{} of {count} seeds failed: {failed:?}. The first:\n{}", failed.len(), explain(first));
     }
-    if count >= 1_000 {
-        covers(&summary.stats);
-    }
-}
-
-/// What so many seeds must have reached; a sweep that never got there has shown nothing.
-fn covers(stats: &Stats) {
-    let at_least = |counts: &BTreeMap<&'static str, u64>, what: &str, least: u64| {
-        let count = counts.get(what).copied().unwrap_or(0);
-        assert!(count >= least, "{count} {what}; expected at least {least}");
-    };
-    for (what, least) in [
-        ("runs with 3 nodes", 300),
-        ("runs with 5 nodes", 200),
-        ("leaders", 2_000),
-        ("snapshots", 1_000),
-        ("snapshots installed", 5),
-        ("purges", 500),
-        ("torn tails at boot", 50),
-        ("forwarded writes", 10_000),
-    ] {
-        at_least(&stats.reached, what, least);
-    }
-    for (what, least) in [
-        ("operations undone by a kill", 2_000),
-        ("torn writes", 20),
-        ("unsynced sectors lost", 2_000),
-        ("unsynced sectors kept", 1_000),
-        ("directory entries lost", 100),
-    ] {
-        at_least(&stats.disk, what, least);
-    }
-    assert_eq!(stats.faults.len(), 18, "every class of faults occurs: {:?}", stats.faults.keys());
-    assert!(stats.unknown > 100, "{} operations of unknown outcome", stats.unknown);
+    let missing = missing(count, &summary.stats);
+    assert!(missing.is_empty(), "under-exercised:\n{}", missing.join("\n"));
 }
 
 #[test]

@@ -335,6 +335,11 @@ pub fn recover(
         let resume = Resume { delete: segments.keys().copied().collect(), ..Resume::default() };
         return Ok(Recovered { log: None, resume, last_batch_at: None, entries: Vec::new(), cut: None, reset: false });
     };
+    // A base that is bad, but has been durable, may have let go of what the one before it needs.
+    let superseded = segments.range(newest.saturating_add(1)..).find(|(_, facts)| facts.any_valid_batch());
+    if let Some((_, facts)) = superseded {
+        return Err(damage(facts.segment, facts.end(), DamageKind::BadBatch));
+    }
     // First: without it, the segment before would seem to end in the wrong place.
     if let Some(missing) = (newest_base.first_segment..newest).find(|number| !segments.contains_key(number)) {
         return Err(damage(missing, 0, DamageKind::MissingSegment));
@@ -356,7 +361,7 @@ pub fn recover(
                 check_readable(facts, position)?;
                 cut = Some((facts.segment, facts.end()));
             }
-            Verdict::Damage => return Err(damage(facts.segment, facts.end(), DamageKind::BadBatch)),
+            Verdict::Damage => return Err(bad_batch(segments, facts, position)),
         }
     }
     let mut replay = Replay::default();
@@ -369,6 +374,16 @@ pub fn recover(
 
 fn damage(segment: u64, offset: u64, kind: DamageKind) -> Damage {
     Damage { segment, offset, kind }
+}
+
+/// The batch that gives a segment away. If nothing shows that an inner segment is bad, it is the base of the one after
+/// it, which alone says where the former ends.
+fn bad_batch(segments: &BTreeMap<u64, SegmentFacts>, facts: &SegmentFacts, position: Position) -> Damage {
+    let next = facts.segment.checked_add(1).and_then(|next| segments.get(&next));
+    match next.filter(|next| next.base.is_none() && position == Position::Inner && facts.tail != Tail::Overtaken) {
+        Some(next) => damage(next.segment, BLOCK_BYTES, DamageKind::BadBatch),
+        None => damage(facts.segment, facts.end(), DamageKind::BadBatch),
+    }
 }
 
 /// Where `facts` ends according to its successor's base, if a valid batch ends exactly there and the chain continues.
@@ -739,6 +754,35 @@ mod tests {
         medium
     }
 
+    /// The base before it needs segments that the bad one let go of: nobody is to look for those.
+    #[test]
+    fn a_bad_newest_base_is_named_though_older_segments_are_gone() {
+        let mut medium = Medium::default();
+        let (mut writer, first) = LogWriter::open(LOG, SMALL, Resume::default());
+        first.steps.iter().for_each(|step| medium.perform(step));
+        writer.on_done();
+        let entries = (0..20).map(|index| {
+            let payload = Payload::Command(vec![7; 1000].into());
+            Record::Entry(Entry { log_id: LogId::new(1, index), payload })
+        });
+        for record in entries.chain([Record::Purge(LogId::new(1, 15))]) {
+            writer.push(record);
+            let flush = writer.next_batch().expect("a record is queued");
+            flush.steps.iter().for_each(|step| medium.perform(step));
+            writer.on_done();
+        }
+        let recovered = |medium: &Medium| {
+            let facts = medium.synced.iter().map(|(&n, bytes)| (n, scan_segment(n, &bytes.clone().into(), Some(LOG))));
+            recover(&facts.collect(), Some(LOG), Some(LogId::new(1, 15)))
+        };
+        assert!(!medium.synced.contains_key(&1) && recovered(&medium).is_ok());
+        let mut last = medium.synced.last_entry().expect("segments");
+        last.get_mut()[BLOCK_BYTES as usize + 8] ^= 1;
+        let newest = *last.key();
+        let damage = recovered(&medium).expect_err("the base was durable");
+        assert_eq!((damage.segment, damage.offset), (newest, BLOCK_BYTES), "{damage}");
+    }
+
     /// One flipped bit in any block that a sealed log needs: recovery refuses, or the block is not needed any more.
     #[test]
     fn damage_to_synced_and_sealed_data_is_never_cut_as_a_torn_tail() {
@@ -751,7 +795,11 @@ mod tests {
                 let mut rotten = whole.clone();
                 rotten.synced.get_mut(&segment).expect("exists")[at] ^= 0x10;
                 match rotten.recover(true) {
-                    Err(_) => refused += 1,
+                    Err(damage) => {
+                        let named = (damage.segment, damage.offset <= at as u64);
+                        assert_eq!(named, (segment, true), "byte {at}: {damage}");
+                        refused += 1;
+                    }
                     // Padding, preallocated space and the last seal (which nothing follows) carry no record.
                     Ok(recovered) => assert_eq!(recovered.entries, expected, "segment {segment} byte {at}"),
                 }

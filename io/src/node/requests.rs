@@ -58,7 +58,11 @@ impl<P: Platform> Retry<P> {
         let known = self.leader;
         let news = self.metrics.wait_until(|m| m.current_leader != known);
         // Out of time is no news, and as good a reason to try again.
-        let _ = P::Runtime::timeout(self.pause.min(left), news).await;
+        if let Ok(Err(_)) = P::Runtime::timeout(self.pause.min(left), news).await {
+            // Consensus has ended: there will be no news any more, and no pause either.
+            let why = self.node.failure().map_or(Reason::Stopping, |error| Reason::Storage(error.to_string()));
+            return Err(WriteError::NotApplied(why));
+        }
         self.leader = self.metrics.borrow_and_update().current_leader;
         self.pause = (self.pause * 2).min(RETRY_MAX);
         if self.node.is_stopping() { Err(WriteError::NotApplied(Reason::Stopping)) } else { Ok(()) }

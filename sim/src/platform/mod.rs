@@ -18,7 +18,8 @@ use crate::Trace;
 pub use channels::{SimMpsc, SimMpscReceiver, SimMpscSender, SimMpscWeakSender, SimMutex, SimMutexGuard};
 pub use channels::{SimOneshot, SimOneshotSender, SimWatch, SimWatchReceiver, SimWatchSender};
 pub use clock::{SimInstant, Sleep, global_now};
-pub use disk::{DiskCounters, DiskProfile, Drive, SimDisk, SimFile, SimLock, SimWake};
+pub use disk::{Act, CRASH_POINTS, CrashPoint, DiskCounters, DiskProfile, Drive, Failure, FileClass, Garble, Harm};
+pub use disk::{SimDisk, SimFile, SimLock, SimWake, Trap, TrapKind};
 pub use net::{LinkProfile, NetCounters, Network, SimListener, SimNet, SimReadHalf, SimWriteHalf};
 pub use runtime::{Elapsed, SimRng, SimRuntime, Timeout, run};
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use openraft_rt::{AsyncRuntime, Instant};
 use quorate_core::disk::{Disk, File, OpenMode, Step, Wake, Worker, read_file, replace_file};
 use sim::Trace;
-use sim::platform::{DiskProfile, Drive, SimDisk, SimInstant, SimRuntime, run};
+use sim::platform::{DiskProfile, Drive, Garble, SimDisk, SimInstant, SimRuntime, run};
 
-fn drive(seed: u64) -> Drive {
+pub(crate) fn drive(seed: u64) -> Drive {
     Drive::new(1, seed, DiskProfile::default(), Trace::default())
 }
 
@@ -30,7 +30,7 @@ impl<F: FnOnce() + Send + 'static> Worker for Script<F> {
 }
 
 /// Starts a worker that runs the script in one step; the flag says that it is done.
-fn start(disk: &SimDisk, script: impl FnOnce(&SimDisk) + Send + 'static) -> Arc<Mutex<bool>> {
+pub(crate) fn start(disk: &SimDisk, script: impl FnOnce(&SimDisk) + Send + 'static) -> Arc<Mutex<bool>> {
     let (on, done) = (disk.clone(), Arc::default());
     disk.start("script", Script(Some(move || script(&on)), Arc::clone(&done)));
     done
@@ -40,7 +40,7 @@ async fn sleep(duration: Duration) {
     SimRuntime::sleep(duration).await;
 }
 
-async fn finish(disk: &SimDisk, script: impl FnOnce(&SimDisk) + Send + 'static) {
+pub(crate) async fn finish(disk: &SimDisk, script: impl FnOnce(&SimDisk) + Send + 'static) {
     let done = start(disk, script);
     while !*done.lock().unwrap() {
         sleep(Duration::from_micros(100)).await;
@@ -282,8 +282,9 @@ fn a_flipped_bit_is_read_and_a_wiped_disk_is_empty() {
         let disk = drive.boot();
         disk.create_dir_all(Path::new("/data")).unwrap();
         finish(&disk, |disk| replace_file(disk, Path::new("/data/f"), b"abc").unwrap()).await;
-        assert!(drive.flip_bit(Path::new("/data/f"), 1, 0));
-        assert!(!drive.flip_bit(Path::new("/data/f"), 3, 0) && !drive.flip_bit(Path::new("/x"), 0, 0));
+        let flip = |path: &str, offset| drive.damage(Path::new(path), offset, Garble::Flip(0), true);
+        assert_eq!(flip("/data/f", 1), [1]);
+        assert!(flip("/data/f", 3).is_empty() && flip("/x", 0).is_empty());
         assert_eq!(read_file(&disk, Path::new("/data/f")).unwrap(), b"acc");
         drive.wipe();
         assert!(drive.files().is_empty());

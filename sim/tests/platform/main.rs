@@ -4,5 +4,6 @@
 
 mod determinism;
 mod disk;
+mod disk_faults;
 mod net;
 mod runtime;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::DiskCounters;
+use super::{DiskCounters, Garble};
 use crate::SplitMix;
 
 const PAGE: u64 = 4096;
@@ -68,6 +68,13 @@ impl Image {
         len as usize
     }
 
+    /// `len` bytes from `offset`, zeros where there are none.
+    fn block(&self, offset: u64, len: u64) -> Vec<u8> {
+        let mut block = vec![0; len as usize];
+        self.read(offset, &mut block);
+        block
+    }
+
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         for (number, start, piece) in pieces(offset, data.len() as u64, PAGE) {
             let page = Arc::make_mut(self.pages.entry(number).or_insert_with(|| Arc::new([0; PAGE as usize])));
@@ -114,16 +121,6 @@ impl Image {
             }
         }
         self.len = undo.len;
-    }
-
-    /// Turns over one bit; false if the file is shorter.
-    fn flip(&mut self, offset: u64, bit: u32) -> bool {
-        let mut byte = [0];
-        if self.read(offset, &mut byte) == 0 {
-            return false;
-        }
-        self.write(offset, &[byte[0] ^ (1 << (bit % 8))]);
-        true
     }
 }
 
@@ -190,9 +187,63 @@ impl Content {
         (from + pages) * PAGE
     }
 
-    pub(super) fn flip(&mut self, offset: u64, bit: u32) -> bool {
-        let medium = self.medium.flip(offset, bit);
-        self.cache.flip(offset, bit) || medium
+    pub(super) fn has_unsynced_writes(&self) -> bool {
+        self.unsynced.iter().any(|change| matches!(change, Change::Write { .. }))
+    }
+
+    /// As [`Content::sync`], but one block that was written stays on the medium as it was. Returns where it is and what
+    /// belongs there; `None` if all is there after all.
+    pub(super) fn sync_but_one(&mut self, rng: &mut SplitMix, block: u64) -> Option<(u64, Vec<u8>)> {
+        let touched = |change: &Change| match change {
+            Change::Write { offset, data } => pieces(*offset, data.len() as u64, block).map(|(n, ..)| n).collect(),
+            Change::SetLen(_) => Vec::new(),
+        };
+        let blocks: Vec<u64> = self.unsynced.iter().flat_map(touched).collect();
+        let offset = blocks.get(rng.below(blocks.len() as u64) as usize)? * block;
+        let before = self.medium.block(offset, block);
+        self.sync();
+        let after = self.medium.block(offset, block);
+        self.overwrite(offset, &before).then_some((offset, after))
+    }
+
+    /// Puts bytes on the medium behind the cache, as far as the file reaches; whether that changed anything.
+    pub(super) fn overwrite(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let len = self.medium.len.saturating_sub(offset).min(bytes.len() as u64);
+        let bytes = &bytes[..len as usize];
+        let changes = self.medium.block(offset, len) != bytes;
+        self.medium.write(offset, bytes);
+        changes
+    }
+
+    /// Changes bytes on the medium, and what the cache holds of them if `seen`; returns which. Not where the cache holds
+    /// something newer, or past the end.
+    pub(super) fn damage(&mut self, offset: u64, how: Garble, seen: bool, rng: &mut SplitMix) -> Vec<u64> {
+        let len = how.len().min(self.medium.len.min(self.cache.len).saturating_sub(offset));
+        let before = self.medium.block(offset, len);
+        if before != self.cache.block(offset, len) {
+            return Vec::new();
+        }
+        let mut after = before.clone();
+        match how {
+            Garble::Flip(bit) => after.iter_mut().for_each(|byte| *byte ^= 1 << (bit % 8)),
+            Garble::Zero(_) => after.fill(0),
+            Garble::Copy(from) => after = self.medium.block(from, len),
+            Garble::Noise(_) => after.iter_mut().for_each(|byte| *byte = rng.next() as u8),
+        }
+        self.medium.write(offset, &after);
+        if seen {
+            self.cache.write(offset, &after);
+        }
+        let changed = before.iter().zip(&after).enumerate().filter(|(_, (old, new))| old != new);
+        changed.map(|(at, _)| offset + at as u64).collect()
+    }
+
+    /// What is clean is read from the medium again.
+    pub(super) fn evict(&mut self) {
+        self.cache = self.medium.clone();
+        for change in &self.unsynced {
+            self.cache.apply(change);
+        }
     }
 
     /// The cache is gone: the file is what the medium holds.

@@ -13,8 +13,10 @@
 //! order of their times, when the step is over or when a kill cuts it.
 
 mod image;
+mod points;
 mod state;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -27,6 +29,8 @@ use bytes::Bytes;
 use quorate_core::disk::{Disk, File, OpenMode, Step, Wake, Worker};
 
 use self::image::Change;
+pub use self::points::{Act, CRASH_POINTS, CrashPoint, FileClass};
+pub use self::state::{Failure, Trap, TrapKind};
 use self::state::{Inode, State};
 use super::clock::{Sleep, global_now, nanos};
 use crate::Trace;
@@ -93,8 +97,65 @@ pub struct DiskCounters {
     pub refused_for_space: u64,
     /// Syncs that stalled, and injected stalls.
     pub stalls: u64,
-    /// Bits turned over.
-    pub flipped_bits: u64,
+    /// Bytes changed behind everybody's back.
+    pub damaged_bytes: u64,
+    /// Writes of which a bit was turned over on the way.
+    pub garbled_writes: u64,
+    /// Synced writes of which a block never got to the medium.
+    pub lost_writes: u64,
+    /// Those of them whose block overwrote another.
+    pub misdirected_writes: u64,
+    /// How often a kill or a power loss cut the journal at each of [`CRASH_POINTS`].
+    pub points: BTreeMap<&'static str, u64>,
+}
+
+/// How damage changes bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Garble {
+    /// Turns over this bit of one byte.
+    Flip(u32),
+    /// Zeroes so many bytes.
+    Zero(u64),
+    /// Puts something arbitrary in the place of so many bytes.
+    Noise(u64),
+    /// Puts the block of the same file that begins there in the place of another.
+    Copy(u64),
+}
+
+impl Garble {
+    fn len(self) -> u64 {
+        match self {
+            Self::Flip(_) => 1,
+            Self::Zero(len) | Self::Noise(len) => len,
+            Self::Copy(_) => 4096,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Flip(_) => "flipped bit",
+            Self::Zero(_) => "zeroed bytes",
+            Self::Noise(_) => "garbled bytes",
+            Self::Copy(_) => "another block",
+        }
+    }
+}
+
+/// Damage that was done to what a file holds: to what is on the medium, at least.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Harm {
+    /// The file, by the name it was created under or that it was damaged by.
+    pub path: PathBuf,
+    /// Of that name.
+    pub class: FileClass,
+    /// Which file had that name.
+    pub file: u64,
+    /// What was done to it.
+    pub what: &'static str,
+    /// The first byte.
+    pub offset: u64,
+    /// From the first byte to the last.
+    pub len: u64,
 }
 
 /// A disk as a thing: it survives processes, and the harness does to it what happens to disks. Clones share it.
@@ -161,9 +222,59 @@ impl Drive {
         self.lock().fail_writes = count;
     }
 
-    /// Turns over one bit of a file, on the medium and in the cache; false if there is no such byte.
-    pub fn flip_bit(&self, path: &Path, offset: u64, bit: u32) -> bool {
-        self.lock().flip_bit(global_now(), path, offset, bit)
+    /// Sets a trap, beside those that are set.
+    pub fn set_trap(&self, trap: Trap) {
+        self.lock().traps.push(trap);
+    }
+
+    /// Takes all traps away, and with them the failures that were ordered.
+    pub fn disarm(&self) {
+        let mut state = self.lock();
+        state.traps.clear();
+        (state.fail_syncs, state.fail_writes) = (0, 0);
+    }
+
+    /// From when on nothing takes effect, in nanoseconds, and where that is, because a [`TrapKind::Cut`] went off. Kill
+    /// the process or take the power then.
+    pub fn cut(&self) -> Option<(u64, &'static CrashPoint)> {
+        self.lock().cut.as_ref().map(|cut| (cut.at, cut.point))
+    }
+
+    /// Is woken when a trap has gone off.
+    pub fn set_bell(&self, bell: SimWake) {
+        self.lock().bell = bell;
+    }
+
+    /// What failed by injection since the process was started.
+    pub fn failures(&self) -> Vec<Failure> {
+        let state = self.lock();
+        state.failures.iter().filter(|failure| failure.generation == state.generation).cloned().collect()
+    }
+
+    /// All damage that was ever done.
+    pub fn harms(&self) -> Vec<Harm> {
+        self.lock().harms.clone()
+    }
+
+    /// Whether a file that was damaged still has a name, in the cache or on the medium.
+    pub fn has_file(&self, file: u64) -> bool {
+        self.lock().has_file(file)
+    }
+
+    /// Changes bytes of a file from `offset` on, on the medium, and in the cache too if `seen`; which ones changed. None
+    /// where the cache holds something that is not on the medium, and none past the end.
+    pub fn damage(&self, path: &Path, offset: u64, how: Garble, seen: bool) -> Vec<u64> {
+        self.lock().damage(global_now(), path, offset, how, seen)
+    }
+
+    /// Drops from the cache what is clean.
+    pub fn evict(&self) {
+        self.lock().evict(global_now());
+    }
+
+    /// Bytes of disk space in use.
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().space_of_others(None)
     }
 
     /// A file's content as a process would read it, for oracles.
@@ -179,6 +290,15 @@ impl Drive {
     /// The files that no power loss takes and what each holds then, without the zeros behind the last page that was
     /// ever written. While operations are under way this is not what a process would see.
     pub fn durable(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        self.durable_where(|_| true)
+    }
+
+    /// Those of a class.
+    pub fn durable_of(&self, class: FileClass) -> Vec<(PathBuf, Vec<u8>)> {
+        self.durable_where(|path| FileClass::of(path) == class)
+    }
+
+    fn durable_where(&self, wanted: impl Fn(&Path) -> bool) -> Vec<(PathBuf, Vec<u8>)> {
         let read = |(path, inode): (PathBuf, Arc<Inode>)| {
             let content = inode.content();
             let mut buf = vec![0; content.medium.written_len() as usize];
@@ -186,7 +306,9 @@ impl Drive {
             drop(content);
             (path, buf)
         };
-        self.lock().durable_files().into_iter().map(read).collect()
+        let mut files = self.lock().durable_files();
+        files.retain(|(path, _)| wanted(path));
+        files.into_iter().map(read).collect()
     }
 
     /// The paths of all files, sorted.
@@ -261,7 +383,8 @@ struct Woken {
 }
 
 impl SimWake {
-    async fn wait(&self) {
+    /// Until somebody calls [`Wake::wake`], or has since the last time.
+    pub(crate) async fn wait(&self) {
         poll_fn(|cx| {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if std::mem::take(&mut state.woken) {

@@ -1,4 +1,6 @@
-//! The state of a disk: directories, the journal of operations that have not taken effect, and faults.
+//! The state of a disk: directories, and the journal of operations that have not taken effect.
+
+mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -6,8 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::image::{Change, Content, Undo};
-use super::{DiskCounters, DiskProfile};
+use super::points::{Act, Deed, FileClass};
+use super::{DiskCounters, DiskProfile, Harm, SimWake};
 use crate::{Event, SplitMix, Trace};
+
+use faults::Cut;
+pub use faults::{Failure, Trap, TrapKind};
 
 /// A file, whatever its name. It lives as long as an entry, an operation or an open file refers to it.
 #[derive(Debug)]
@@ -15,6 +21,8 @@ pub(super) struct Inode {
     id: u64,
     /// The path it was created under.
     label: String,
+    /// Of that path.
+    class: FileClass,
     content: Mutex<Content>,
 }
 
@@ -80,6 +88,14 @@ impl EntryChange {
         }
     }
 
+    fn act(&self) -> Act {
+        match self {
+            Self::Create { .. } => Act::Create,
+            Self::Remove { .. } => Act::Remove,
+            Self::Rename { .. } => Act::Rename,
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Create { .. } => "disk create",
@@ -120,6 +136,9 @@ struct Op {
     step: u64,
     start: u64,
     due: u64,
+    deed: Deed,
+    /// The operation before it in the same step.
+    previous: Option<Deed>,
     action: Action,
 }
 
@@ -131,6 +150,26 @@ enum Action {
     SyncDir { dir: PathBuf, fails: bool },
 }
 
+impl Action {
+    fn inode(&self) -> Option<&Arc<Inode>> {
+        match self {
+            Self::Change { inode, .. } | Self::Sync { inode, .. } => Some(inode),
+            Self::Entry { .. } | Self::SyncDir { .. } => None,
+        }
+    }
+
+    fn deed(&self) -> Deed {
+        let (act, class) = match self {
+            Self::Change { inode, change: Change::Write { .. }, .. } => (Act::Write, inode.class),
+            Self::Change { inode, .. } => (Act::SetLen, inode.class),
+            Self::Sync { inode, .. } => (Act::Sync, inode.class),
+            Self::Entry { change, .. } => (change.act(), change.inode().class),
+            Self::SyncDir { .. } => (Act::SyncDir, FileClass::Other),
+        };
+        Deed { act, class }
+    }
+}
+
 /// The step that a worker is executing.
 #[derive(Debug)]
 struct Active {
@@ -138,6 +177,7 @@ struct Active {
     /// When the next operation starts.
     cursor: u64,
     unsynced_bytes: u64,
+    previous: Option<Deed>,
 }
 
 #[derive(Debug)]
@@ -150,6 +190,16 @@ pub(super) struct State {
     pub(super) locks: BTreeSet<PathBuf>,
     pub(super) fail_syncs: u32,
     pub(super) fail_writes: u32,
+    pub(super) traps: Vec<Trap>,
+    /// Nothing takes effect after it: the process or the power is about to end.
+    pub(super) cut: Option<Cut>,
+    pub(super) failures: Vec<Failure>,
+    pub(super) harms: Vec<Harm>,
+    /// Rung when somebody outside has to look here.
+    pub(super) bell: SimWake,
+    /// A directory could not be synced: the file system's journal has failed, and nothing can be written any more
+    /// before it is mounted again.
+    read_only: bool,
     trace: Trace,
     rng: SplitMix,
     dirs: BTreeMap<PathBuf, Directory>,
@@ -160,6 +210,9 @@ pub(super) struct State {
     active: Option<Active>,
     stalled_until: u64,
 }
+
+/// A step that was cut looks again after so many nanoseconds; by then its process has ended.
+const LONG: u64 = 1_000_000_000;
 
 fn eio() -> io::Error {
     io::Error::from_raw_os_error(5)
@@ -180,6 +233,12 @@ impl State {
             locks: BTreeSet::new(),
             fail_syncs: 0,
             fail_writes: 0,
+            traps: Vec::new(),
+            cut: None,
+            failures: Vec::new(),
+            harms: Vec::new(),
+            bell: SimWake::default(),
+            read_only: false,
             trace,
             rng: SplitMix::labelled(seed, &format!("disk {node}")),
             dirs: BTreeMap::from([(PathBuf::from("/"), Directory::default()), (PathBuf::new(), Directory::default())]),
@@ -203,7 +262,7 @@ impl State {
 
     pub(super) fn begin_step(&mut self, now: u64) -> u64 {
         let step = self.number();
-        self.active = Some(Active { step, cursor: now.max(self.stalled_until), unsynced_bytes: 0 });
+        self.active = Some(Active { step, cursor: now.max(self.stalled_until), unsynced_bytes: 0, previous: None });
         step
     }
 
@@ -214,7 +273,12 @@ impl State {
     /// Settles what is due; when the last operation of `step` will be, if it is not.
     pub(super) fn settle_step(&mut self, now: u64, step: u64) -> Option<u64> {
         self.settle(now);
-        self.pending.values().filter(|op| op.step == step).map(|op| op.due).max()
+        let due = self.pending.values().filter(|op| op.step == step).map(|op| op.due).max();
+        match &self.cut {
+            // Nobody learns any more what became of the step.
+            Some(cut) if cut.at <= now => Some(now + LONG),
+            _ => due,
+        }
     }
 
     /// Enters an executed operation into the journal.
@@ -223,7 +287,10 @@ impl State {
         let active = self.active.as_mut().expect("checked before the operation was executed");
         let start = active.cursor;
         active.cursor += duration;
-        self.pending.insert(number, Op { step: active.step, start, due: active.cursor, action });
+        let (due, deed) = (active.cursor, action.deed());
+        let previous = active.previous.replace(deed);
+        self.pending.insert(number, Op { step: active.step, start, due, deed, previous, action });
+        self.spring_cut(start, due, previous, deed);
     }
 
     fn check_in_step(&self, what: &str, path: &str) {
@@ -231,6 +298,7 @@ impl State {
     }
 
     fn settle(&mut self, now: u64) {
+        let now = self.cut.as_ref().map_or(now, |cut| cut.at.min(now));
         let due = self.pending.iter().filter(|(_, op)| op.due <= now);
         let mut due: Vec<_> = due.map(|(number, op)| (op.due, *number)).collect();
         due.sort_unstable();
@@ -259,7 +327,7 @@ impl State {
                     inode.content().scatter(&mut self.rng, &mut self.counters);
                 } else {
                     self.counters.syncs += 1;
-                    inode.content().sync();
+                    self.sync_content(at, &inode);
                 }
             }
             Action::Entry { dir, change } => {
@@ -291,6 +359,10 @@ impl State {
     pub(super) fn durable_files(&self) -> Vec<(PathBuf, Arc<Inode>)> {
         let dirs = self.dirs.iter();
         dirs.flat_map(|(dir, e)| e.durable.iter().map(|(name, inode)| (dir.join(name), inode.clone()))).collect()
+    }
+
+    pub(super) fn has_file(&self, id: u64) -> bool {
+        self.dirs.values().any(|dir| dir.cache.values().chain(dir.durable.values()).any(|inode| inode.id == id))
     }
 
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -326,13 +398,15 @@ impl State {
         }
         let label = path.to_string_lossy().into_owned();
         self.check_in_step("create", &label);
-        let inode = Arc::new(Inode { id: self.number(), label, content: Mutex::default() });
+        self.check_writable()?;
+        let inode = Arc::new(Inode { id: self.number(), label, class: FileClass::of(path), content: Mutex::default() });
         self.change_entry(dir, EntryChange::Create { name, inode: inode.clone() });
         Ok(inode)
     }
 
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
         self.check_in_step("remove", &path.to_string_lossy());
+        self.check_writable()?;
         let inode = self.find(path)?;
         let (dir, name) = split(path)?;
         self.change_entry(dir, EntryChange::Remove { name, inode });
@@ -341,6 +415,7 @@ impl State {
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.check_in_step("rename", &from.to_string_lossy());
+        self.check_writable()?;
         let (inode, replaced) = (self.find(from)?, self.find(to).ok());
         let ((dir, from), (to_dir, to)) = (split(from)?, split(to)?);
         if dir != to_dir {
@@ -354,6 +429,7 @@ impl State {
 
     pub(super) fn change(&mut self, inode: &Arc<Inode>, change: Change, reserve: u64) -> io::Result<()> {
         self.check_in_step("write", &inode.label);
+        self.check_writable()?;
         let mut change = change;
         let mut result = Ok(());
         if let Some(capacity) = self.profile.capacity_bytes
@@ -363,13 +439,12 @@ impl State {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut bytes = 0;
-        if let Change::Write { data, .. } = &mut change {
-            if self.fail_writes > 0 {
-                self.fail_writes -= 1;
-                self.counters.failed_writes += 1;
+        if let Change::Write { offset, data } = &mut change {
+            if self.write_fails(inode) {
                 data.truncate(self.rng.below(data.len() as u64 + 1) as usize);
                 result = Err(eio());
             }
+            self.garble(inode, *offset, data);
             bytes = data.len() as u64;
         }
         let undo = {
@@ -387,9 +462,19 @@ impl State {
     }
 
     fn space_after(&self, inode: &Arc<Inode>, change: &Change, reserve: u64) -> u64 {
-        let others = self.dirs.values().flat_map(|dir| dir.cache.values()).filter(|other| other.id != inode.id);
-        let others: u64 = others.map(|other| other.content().space_after(None)).sum();
-        others + inode.content().space_after(Some(change)).max(reserve)
+        self.space_of_others(Some(inode)) + inode.content().space_after(Some(change)).max(reserve)
+    }
+
+    /// Bytes of disk space that all files but one take.
+    pub(super) fn space_of_others(&self, but: Option<&Arc<Inode>>) -> u64 {
+        let files = self.dirs.values().flat_map(|dir| dir.cache.values());
+        let files = files.filter(|file| but.is_none_or(|but| but.id != file.id));
+        files.map(|file| file.content().space_after(None)).sum()
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        // EROFS.
+        if self.read_only { Err(io::Error::from_raw_os_error(30)) } else { Ok(()) }
     }
 
     fn sync_duration(&mut self, bytes: u64) -> u64 {
@@ -403,18 +488,10 @@ impl State {
         duration
     }
 
-    fn sync_fails(&mut self) -> bool {
-        let fails = self.fail_syncs > 0;
-        if fails {
-            self.fail_syncs -= 1;
-            self.counters.failed_syncs += 1;
-        }
-        fails
-    }
-
     pub(super) fn sync(&mut self, inode: &Arc<Inode>) -> io::Result<()> {
         self.check_in_step("sync", &inode.label);
-        let fails = self.sync_fails();
+        self.check_writable()?;
+        let fails = self.sync_fails(Some(inode));
         let in_step = self.active.as_mut().map_or(0, |active| std::mem::take(&mut active.unsynced_bytes));
         let duration = self.sync_duration(in_step + inode.content().unsynced_bytes() as u64);
         self.record(duration, Action::Sync { inode: inode.clone(), fails });
@@ -426,92 +503,10 @@ impl State {
         if !self.dirs.contains_key(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let fails = self.sync_fails();
+        self.check_writable()?;
+        let fails = self.sync_fails(None);
         let duration = self.sync_duration(0);
         self.record(duration, Action::SyncDir { dir: dir.to_owned(), fails });
         if fails { Err(eio()) } else { Ok(()) }
-    }
-
-    // Faults
-
-    pub(super) fn kill(&mut self, now: u64) {
-        self.settle(now);
-        let undone = self.pending.len() as u64;
-        while let Some((_, op)) = self.pending.pop_last() {
-            match op.action {
-                Action::Change { inode, undo, .. } => inode.content().undo(undo),
-                Action::Entry { dir, change } => change.undo(&mut self.dirs.entry(dir).or_default().cache),
-                Action::Sync { .. } | Action::SyncDir { .. } => {}
-            }
-        }
-        self.counters.undone += undone;
-        self.active = None;
-        self.locks.clear();
-        self.generation += 1;
-        self.event(now, "disk kill", "", [undone, self.generation], &[]);
-    }
-
-    pub(super) fn power_loss(&mut self, now: u64) {
-        self.settle(now);
-        let mut torn = Vec::new();
-        for op in self.pending.values().filter(|op| op.start <= now) {
-            if let Action::Change { inode, change: Change::Write { offset, data }, .. } = &op.action {
-                let cut = self.rng.below(data.len() as u64 + 1) as usize;
-                torn.push((inode.clone(), Change::Write { offset: *offset, data: data.slice(..cut) }));
-            }
-        }
-        self.kill(now);
-        self.counters.torn_writes += torn.len() as u64;
-        for (inode, change) in torn {
-            inode.content().take_effect(change);
-        }
-        let mut inodes = BTreeMap::new();
-        for dir in self.dirs.values() {
-            let unsynced = dir.unsynced.iter().map(EntryChange::inode);
-            for inode in dir.cache.values().chain(dir.durable.values()).chain(unsynced) {
-                inodes.insert(inode.id, inode.clone());
-            }
-        }
-        for inode in inodes.values() {
-            let mut content = inode.content();
-            content.scatter(&mut self.rng, &mut self.counters);
-            content.forget_cache();
-        }
-        for dir in self.dirs.values_mut() {
-            dir.scatter(&mut self.rng, &mut self.counters);
-            dir.cache = dir.durable.clone();
-        }
-        let DiskCounters { sectors_lost, entries_lost, .. } = self.counters;
-        self.event(now, "disk power loss", "", [sectors_lost, entries_lost], &[]);
-    }
-
-    pub(super) fn wipe(&mut self, now: u64) {
-        self.kill(now);
-        self.dirs =
-            BTreeMap::from([(PathBuf::from("/"), Directory::default()), (PathBuf::new(), Directory::default())]);
-        self.event(now, "disk wipe", "", [0, 0], &[]);
-    }
-
-    pub(super) fn stall(&mut self, now: u64, duration: u64) {
-        self.settle(now);
-        for op in self.pending.values_mut() {
-            op.due += duration;
-            // What has not started waits; what has is only slower.
-            if op.start > now {
-                op.start += duration;
-            }
-        }
-        self.stalled_until = self.stalled_until.max(now + duration);
-        self.counters.stalls += 1;
-        self.event(now, "disk stall", "", [duration, 0], &[]);
-    }
-
-    pub(super) fn flip_bit(&mut self, now: u64, path: &Path, offset: u64, bit: u32) -> bool {
-        let flipped = self.find(path).is_ok_and(|inode| inode.content().flip(offset, bit));
-        if flipped {
-            self.counters.flipped_bits += 1;
-            self.event(now, "disk flip", &path.to_string_lossy(), [offset, u64::from(bit)], &[]);
-        }
-        flipped
     }
 }
