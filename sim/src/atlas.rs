@@ -3,7 +3,7 @@
 //! Damage is checked when it is about to be done:
 //!
 //! 1. At any time, nodes whose durable data is damaged are a minority. A log stays damaged; a store is whole again once
-//!    it has been rebuilt, that is once no damaged file has a name any more.
+//!    it has been rebuilt, that is once no damaged file has a name any more and the node is up.
 //! 2. In a log only what is sealed is damaged: batches that have a valid successor on the medium, or that a later
 //!    segment's base vouches for. Rot in a batch without a successor cannot be told from a torn flush by anybody.
 //! 3. Nothing is damaged before the cluster is founded: that takes all its members.
@@ -14,6 +14,7 @@
 //! file and place. Everything else is a violation, a damage report for data that is whole above all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -60,8 +61,12 @@ struct Spot {
 struct Ledger {
     /// Nodes whose log or papers were damaged.
     log: BTreeSet<u32>,
-    /// Nodes whose store was damaged.
+    /// Nodes whose store was damaged, or may be at any time.
     store: BTreeSet<u32>,
+    /// Nodes that run, and had started before.
+    up: BTreeSet<u32>,
+    /// How much of the harm to each node's store is over.
+    mended: BTreeMap<u32, usize>,
     /// Where damage to a log must be reported: file, and offset of the batch.
     spots: BTreeSet<(u32, PathBuf, u64)>,
     /// Nodes that must not start, whatever they say.
@@ -106,7 +111,7 @@ impl Atlas {
         let spots = match place {
             Place::Log | Place::RunningLog => sealed(drive),
             Place::Papers => papers(drive),
-            Place::Store => store_files(drive),
+            Place::Store | Place::RunningStore => store_files(drive),
         };
         if spots.is_empty() {
             return suppressed("there is nothing that may be damaged");
@@ -124,7 +129,7 @@ impl Atlas {
             return suppressed("nothing changed");
         }
         *ledger.counts.entry("damage done").or_default() += 1;
-        if place == Place::Store {
+        if matches!(place, Place::Store | Place::RunningStore) {
             ledger.store.insert(node);
             return Ok(());
         }
@@ -151,13 +156,11 @@ impl Atlas {
     /// Rule 1.
     fn allows(&self, drives: &[Drive], node: u32) -> bool {
         let mut ledger = self.lock();
-        // A lost write is ordered long before it happens: until the trap has gone off the node counts.
-        ledger.store.retain(|node| {
-            let drive = &drives[*node as usize - 1];
-            let harms = drive.harms();
-            let mut harms = harms.iter().filter(|harm| is_store(harm.class)).peekable();
-            harms.peek().is_none() || harms.any(|harm| drive.has_file(harm.file))
-        });
+        for (number, drive) in (1..).zip(drives) {
+            if ledger.up.contains(&number) {
+                ledger.mend(number, drive, "damaged stores replaced by a snapshot");
+            }
+        }
         let damaged: BTreeSet<u32> = ledger.log.union(&ledger.store).copied().chain([node]).collect();
         damaged.len() as u32 <= (self.nodes - 1) / 2
     }
@@ -172,12 +175,19 @@ impl Atlas {
         self.lock().gone.contains(&node)
     }
 
+    /// A process is about to start.
+    pub fn booting(&self, node: u32) {
+        self.lock().up.remove(&node);
+    }
+
     /// A node has started. An error if it must not have.
     ///
     /// # Errors
     /// What it did not find.
-    pub fn started(&self, node: u32) -> Result<(), String> {
-        let ledger = self.lock();
+    pub fn started(&self, node: u32, drive: &Drive) -> Result<(), String> {
+        let mut ledger = self.lock();
+        ledger.up.insert(node);
+        ledger.mend(node, drive, "stores rebuilt");
         if !ledger.must_refuse.contains(&node) {
             return Ok(());
         }
@@ -189,7 +199,7 @@ impl Atlas {
     pub fn explain_start(&self, node: u32, error: &StartError, drive: &Drive) -> Option<Fall> {
         let harms = drive.harms();
         let harmed = |path: &Path| harms.iter().any(|harm| harm.path == path);
-        let damaged = error.exit_code() == exit_code::DAMAGED;
+        let code = error.exit_code();
         let explained = match error {
             StartError::Log(OpenError::Damage { damage, .. }) => {
                 let path = Path::new(DATA_DIR).join(segment_name(damage.segment));
@@ -197,45 +207,59 @@ impl Atlas {
                 self.lock().spots.contains(&(node, path, offset))
             }
             StartError::Log(OpenError::Identity { path, .. }) | StartError::Record { path, .. } => harmed(path),
-            StartError::Store(StoreError::Damaged { file, .. }) => harmed(file),
+            // It has been rebuilt, and what was built is damaged again.
+            StartError::Store(StoreError::Damaged { file, .. }) => harmed(file) && self.lock().store.contains(&node),
             _ => false,
         };
-        if damaged && explained {
-            let mut ledger = self.lock();
-            ledger.gone.insert(node);
-            ledger.must_refuse.remove(&node);
-            *ledger.counts.entry("damaged nodes that refused to start").or_default() += 1;
-            return Some(Fall::Gone);
+        if code == exit_code::DAMAGED {
+            return explained.then(|| self.gone(node, "damaged nodes that refused to start"));
         }
-        self.disk_failed(!damaged && error.exit_code() == exit_code::DISK_FAILED, drive)
+        if code != exit_code::DISK_FAILED {
+            return None;
+        }
+        // Nothing is set aside for a store that is built anew.
+        let rebuilds = is_full(error) && self.lock().store.contains(&node);
+        self.disk_failed(drive, rebuilds || (is_full(error) && reserve_is_spent(drive)))
     }
 
     /// What explains that a node stopped by itself; `None` if nothing does.
     pub fn explain_stop(&self, node: u32, error: &StopError, drive: &Drive) -> Option<Fall> {
-        let text = error.to_string();
-        let named = |harm: &Harm| harm.path.file_name().is_some_and(|name| text.contains(&*name.to_string_lossy()));
-        let harms = drive.harms();
-        let ledger = self.lock();
-        if ledger.log.contains(&node) && harms.iter().any(|harm| harm.class == FileClass::Segment && named(harm)) {
-            drop(ledger);
-            let mut ledger = self.lock();
-            ledger.gone.insert(node);
-            *ledger.counts.entry("damaged nodes that stopped").or_default() += 1;
-            return Some(Fall::Gone);
+        match error {
+            StopError::LogDamaged { .. } => {
+                let explained = self.lock().log.contains(&node);
+                explained.then(|| self.gone(node, "damaged nodes that stopped"))
+            }
+            StopError::StoreDamaged(_) => {
+                let mut ledger = self.lock();
+                let explained = ledger.store.contains(&node) && drive.harms().iter().any(|harm| is_store(harm.class));
+                if explained {
+                    *ledger.counts.entry("nodes that stopped because their store was damaged").or_default() += 1;
+                }
+                explained.then_some(Fall::StoreDamaged)
+            }
+            StopError::Storage(_) => self.disk_failed(drive, reserve_is_spent(drive)),
+            StopError::Founding(_) | StopError::Raft(_) => None,
         }
-        drop(ledger);
-        if harms.iter().any(|harm| is_store(harm.class) && named(harm) && drive.has_file(harm.file)) {
-            return Some(Fall::StoreDamaged);
-        }
-        self.disk_failed(matches!(error, StopError::Storage(_)), drive)
     }
 
-    fn disk_failed(&self, says_so: bool, drive: &Drive) -> Option<Fall> {
-        let explained = says_so && drive.failures().iter().any(|failure| failure.class.is_vital());
-        if explained {
-            *self.lock().counts.entry("nodes that stopped because their disk failed").or_default() += 1;
-        }
-        explained.then_some(Fall::DiskFailed)
+    /// It never comes back.
+    fn gone(&self, node: u32, what: &'static str) -> Fall {
+        let mut ledger = self.lock();
+        ledger.gone.insert(node);
+        ledger.log.insert(node);
+        ledger.must_refuse.remove(&node);
+        *ledger.counts.entry(what).or_default() += 1;
+        Fall::Gone
+    }
+
+    fn disk_failed(&self, drive: &Drive, had_no_space: bool) -> Option<Fall> {
+        let what = match (drive.failures().is_empty(), had_no_space) {
+            (false, _) => "nodes that stopped because their disk failed",
+            (true, true) => "nodes that stopped for want of space",
+            (true, false) => return None,
+        };
+        *self.lock().counts.entry(what).or_default() += 1;
+        Some(Fall::DiskFailed)
     }
 
     /// What was done and what was not, for statistics.
@@ -244,8 +268,54 @@ impl Atlas {
     }
 }
 
+impl Ledger {
+    /// A node that runs: its store is whole if nothing that was harmed is left, and nothing is to be.
+    fn mend(&mut self, node: u32, drive: &Drive, how: &'static str) {
+        let harms: Vec<Harm> = drive.harms().into_iter().filter(|harm| is_store(harm.class)).collect();
+        if drive.awaits_loss() || harms.iter().any(|harm| drive.has_file(harm.file)) || !self.store.remove(&node) {
+            return;
+        }
+        if self.mended.insert(node, harms.len()).unwrap_or(0) < harms.len() {
+            *self.counts.entry(how).or_default() += 1;
+        }
+    }
+}
+
 fn is_store(class: FileClass) -> bool {
     matches!(class, FileClass::Store | FileClass::Current)
+}
+
+fn is_full(error: &StartError) -> bool {
+    let kind = match error {
+        StartError::Io { error, .. } | StartError::Log(OpenError::Io { error, .. }) => error.kind(),
+        StartError::Store(StoreError::Io { source, .. }) => source.kind(),
+        _ => return false,
+    };
+    kind == io::ErrorKind::StorageFull
+}
+
+/// Whether a node has used up the space that it had set aside, so that it may stop for want of more.
+fn reserve_is_spent(drive: &Drive) -> bool {
+    let left = drive.content(&Path::new(DATA_DIR).join("reserve"));
+    drive.counters().refused_for_space > 0 && left.is_none_or(|content| content.is_empty())
+}
+
+/// The store file that counts, as far as the next process will see.
+fn current_store(drive: &Drive) -> Option<PathBuf> {
+    let dir = Path::new(DATA_DIR).join("store");
+    let current = drive.content(&dir.join("CURRENT"))?;
+    let generation = u64::from_le_bytes(current.get(8..16)?.try_into().ok()?);
+    Some(dir.join(format!("store-{generation}.db")))
+}
+
+/// Whether something failed that the process that runs must not survive. A store file that does not count is a
+/// snapshot that could not be received, and a node that marks its store as damaged stops anyway.
+pub fn is_vital_failure(drive: &Drive) -> bool {
+    let current = current_store(drive);
+    drive.failures().iter().any(|failure| match failure.class {
+        FileClass::Store => current.as_ref() == Some(&failure.path),
+        class => class != FileClass::Marker,
+    })
 }
 
 fn is_founded(drive: &Drive) -> bool {
@@ -294,18 +364,21 @@ fn papers(drive: &Drive) -> Vec<Spot> {
     names.into_iter().filter_map(spot).filter(|spot| spot.len > 0).collect()
 }
 
-/// The blocks of the store that counts, and the file that says so.
+/// What is written of the store that counts, in blocks, and the file that says so.
 fn store_files(drive: &Drive) -> Vec<Spot> {
-    let files = [FileClass::Store, FileClass::Current].into_iter().flat_map(|class| drive.durable_of(class));
-    let blocks = |(path, bytes): (PathBuf, Vec<u8>)| {
-        let len = bytes.len() as u64;
-        (0..len.div_ceil(BLOCK_BYTES)).map(move |block| {
-            let start = block * BLOCK_BYTES;
-            let len = BLOCK_BYTES.min(len - start);
+    let counts = current_store(drive);
+    let mut files = drive.durable_of(FileClass::Store);
+    files.retain(|(path, _)| Some(path) == counts.as_ref());
+    files.extend(drive.durable_of(FileClass::Current).into_iter().filter(|(path, _)| path.ends_with("CURRENT")));
+    let mut spots = Vec::new();
+    for (path, bytes) in files {
+        let written = bytes.chunks(BLOCK_BYTES as usize).enumerate().filter(|(_, block)| block.iter().any(|b| *b != 0));
+        spots.extend(written.map(|(number, block)| {
+            let (start, len) = (number as u64 * BLOCK_BYTES, block.len() as u64);
             Spot { path: path.clone(), start, covered: len, len }
-        })
-    };
-    files.flat_map(blocks).collect()
+        }));
+    }
+    spots
 }
 
 /// What rule 2 allows in a log: sealed on the medium, and needed as far as the next process will see.

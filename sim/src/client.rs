@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Journal {
     recorder: Arc<Mutex<Recorder>>,
     forwarded: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
     working: Working,
     trace: Trace,
 }
@@ -37,7 +38,7 @@ pub struct Journal {
 impl Journal {
     /// An empty one.
     pub fn new(trace: Trace, working: Working) -> Self {
-        Self { recorder: Arc::default(), forwarded: Arc::default(), working, trace }
+        Self { recorder: Arc::default(), forwarded: Arc::default(), refused: Arc::default(), working, trace }
     }
 
     fn invoke(&self, client: u64, op: Op) -> usize {
@@ -56,6 +57,11 @@ impl Journal {
     /// Acknowledged writes that were sent to a node that did not lead.
     pub fn forwarded(&self) -> u64 {
         self.forwarded.load(Ordering::Relaxed)
+    }
+
+    /// Writes that were not taken because a disk was full.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Everything that was recorded.
@@ -122,9 +128,10 @@ impl Client {
         let (sender, receiver) = oneshot::channel();
         let (app, request) = (live.app.clone(), op.clone());
         let forwarded = op.is_write() && !live.node.leadership().current().is_local;
+        let refused = self.journal.refused.clone();
         let task = machine.spawn(async move {
             // Nobody may be waiting any more.
-            let _ = sender.send(ask(app, request).await);
+            let _ = sender.send(ask(app, request, &refused).await);
         });
         let outcome = match task {
             // Nobody listens there: the connection is refused.
@@ -144,7 +151,7 @@ impl Client {
     }
 }
 
-async fn ask(app: Router, op: Op) -> Outcome {
+async fn ask(app: Router, op: Op, refused: &AtomicU64) -> Outcome {
     let (method, uri, body) = match &op {
         Op::Put { key, value } => ("PUT", format!("/kv/{key}"), value.clone()),
         Op::Delete { key } => ("DELETE", format!("/kv/{key}"), String::new()),
@@ -155,6 +162,11 @@ async fn ask(app: Router, op: Op) -> Outcome {
     };
     let request = Request::builder().method(method).uri(uri).body(Body::from(body)).expect("a well-formed request");
     let response = app.oneshot(request).await.expect("the router does not fail");
+    if op.is_write() && response.status() == StatusCode::INSUFFICIENT_STORAGE {
+        refused.fetch_add(1, Ordering::Relaxed);
+        // Whatever the body says: a full disk is refused before consensus hears of the command.
+        return Outcome::NotApplied;
+    }
     learn(&op, response).await.unwrap_or(if op.is_write() { Outcome::Unknown } else { Outcome::NotApplied })
 }
 

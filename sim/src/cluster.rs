@@ -15,7 +15,7 @@ use quorate_core::founding::FoundingList;
 use quorate_core::kv::Limits;
 use quorate_io::{Node, NodeConfig, Storage};
 
-use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall};
+use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall, is_vital_failure};
 use crate::check::history::Violation;
 use crate::check::raft::LogEntry;
 use crate::plan::Plan;
@@ -48,6 +48,8 @@ pub struct Member {
     /// How much slower its disk is than it should be.
     slowness: u64,
     capacity_bytes: Option<u64>,
+    /// Its node has noticed that its disk was full, and has not been seen to recover.
+    was_full: bool,
 }
 
 impl Member {
@@ -74,7 +76,7 @@ impl Member {
 
     /// Whether the process that runs has met a failure of its disk that it must not survive.
     pub fn must_stop(&self) -> bool {
-        self.machine.is_running() && self.machine.drive().failures().iter().any(|failure| failure.class.is_vital())
+        self.machine.is_running() && is_vital_failure(self.machine.drive())
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Live>> {
@@ -124,6 +126,7 @@ impl Cluster {
                 last_fall: None,
                 slowness: 1,
                 capacity_bytes: None,
+                was_full: false,
             }
         });
         let members = members.collect();
@@ -143,8 +146,22 @@ impl Cluster {
 
     /// From now on a disk holds so much; `None` is endless.
     pub fn limit(&mut self, index: usize, capacity_bytes: Option<u64>) {
-        self.members[index].capacity_bytes = capacity_bytes;
+        let member = &mut self.members[index];
+        let limited = std::mem::replace(&mut member.capacity_bytes, capacity_bytes).is_some();
+        if limited && member.live().is_some_and(|live| live.node.disk_full()) {
+            member.was_full = true;
+            self.witness.reached("disks that were full for a while");
+        }
         self.set_profile(index);
+    }
+
+    /// Everything is as it should be again, on the disks that were full too.
+    pub fn recovered(&mut self) {
+        for member in &mut self.members {
+            if std::mem::take(&mut member.was_full) && member.live().is_some() {
+                self.witness.reached("nodes that recovered from a full disk");
+            }
+        }
     }
 
     fn set_profile(&self, index: usize) {
@@ -194,6 +211,7 @@ impl Cluster {
             return;
         }
         member.boots += 1;
+        self.atlas.booting(number);
         *member.slot() = None;
         member.take_fall();
         let torn = if self.atlas.has_damaged_log(number) {
@@ -292,7 +310,7 @@ impl Boot {
                 return self.fall(explained, || format!("n{number} does not start: {error}"));
             }
         };
-        if let Err(missed) = self.atlas.started(number) {
+        if let Err(missed) = self.atlas.started(number, self.machine.drive()) {
             witness.report(Violation::new(DAMAGE_IS_FOUND, missed, vec![]));
         }
         if self.torn {
@@ -323,7 +341,7 @@ impl Boot {
 fn came_back(fall: Fall) -> Option<&'static str> {
     match fall {
         Fall::DiskFailed => Some("nodes that came back after their disk had failed"),
-        Fall::StoreDamaged => Some("stores rebuilt"),
+        Fall::StoreDamaged => Some("nodes that came back after their store was found damaged"),
         Fall::Gone => None,
     }
 }
@@ -364,5 +382,6 @@ fn config(plan: &Plan, number: u32) -> NodeConfig {
     config.transport.stream_bytes_max = 256 << 10;
     config.log.options.segment_bytes = plan.setup.segment_kib << 10;
     config.log.cache_bytes = plan.setup.cache_bytes;
+    config.store.cache_bytes = plan.setup.store_cache_bytes;
     config
 }

@@ -42,6 +42,8 @@ pub struct Setup {
     pub segment_kib: u64,
     /// Entries that stay in memory, in bytes.
     pub cache_bytes: usize,
+    /// What redb keeps of the store in memory, in bytes.
+    pub store_cache_bytes: usize,
     /// One way over a link takes at least this, in microseconds.
     pub latency_us: u64,
     /// Milliseconds between heartbeats; election timeouts are five to ten times that.
@@ -226,6 +228,7 @@ impl Setup {
                 [[0, 0, 1, 1, 2][rng.below(5) as usize]],
             us_per_kib: if rng.chance(400) { 0 } else { rng.between(5, 300) },
             sync_stall_per_mille: if rng.chance(300) { rng.between(1, 30) as u32 } else { 0 },
+            store_cache_bytes: if rng.chance(600) { rng.below(32 << 10) as usize } else { 1 << 20 },
         }
     }
 }

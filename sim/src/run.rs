@@ -179,6 +179,7 @@ fn reached(seen: &Seen, journal: &Journal, nodes: u32) -> BTreeMap<&'static str,
         ("torn tails at boot", seen.torn_tails),
         ("logs that got shorter", seen.truncations),
         ("forwarded writes", journal.forwarded()),
+        ("writes refused for a full disk", journal.refused()),
     ]);
     reached.extend(seen.others.iter().map(|(what, count)| (*what, *count)));
     reached
@@ -220,7 +221,11 @@ async fn converge(cluster: &mut Cluster, client: &mut Client) -> Result<(), Viol
         let applied: Vec<_> =
             doors.iter().map(|(_, live)| live().and_then(|live| live.node.store().applied())).collect();
         let ailing = cluster.members.iter().find(|member| member.must_stop());
-        if applied.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some()) && ailing.is_none() {
+        let is_full = |(_, live): &Door| live().is_some_and(|live| live.node.disk_full());
+        let full = doors.iter().find(|door| is_full(door));
+        let same = applied.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some());
+        if same && ailing.is_none() && full.is_none() {
+            cluster.recovered();
             return Ok(());
         }
         if global_now() > deadline {
@@ -228,6 +233,9 @@ async fn converge(cluster: &mut Cluster, client: &mut Client) -> Result<(), Viol
                 Some(member) => {
                     let (node, failures) = (member.machine.node(), member.machine.drive().failures());
                     Violation::new(STOPS_WHEN_DISK_FAILS, format!("n{node} goes on after {failures:?}"), vec![])
+                }
+                None if same => {
+                    late(format!("{:?} takes no note of the space", full.map(|(machine, _)| machine.node())))
                 }
                 None => late(format!("nodes have not applied the same: {applied:?}")),
             });
@@ -274,7 +282,6 @@ fn add_disk(sum: &mut BTreeMap<&'static str, u64>, c: &DiskCounters) {
         ("failed writes", c.failed_writes),
         ("operations refused for want of space", c.refused_for_space),
         ("damaged bytes", c.damaged_bytes),
-        ("garbled writes", c.garbled_writes),
         ("lost writes", c.lost_writes),
         ("misdirected writes", c.misdirected_writes),
     ] {

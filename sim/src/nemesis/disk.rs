@@ -21,10 +21,6 @@ impl Nemesis<'_> {
                 self.order(index, fault, for_ms);
                 None
             }
-            DiskFault::GarbleStaging { nth, .. } => {
-                drive.set_trap(Trap { nth: *nth, kind: TrapKind::Garble(FileClass::Staging) });
-                None
-            }
             DiskFault::LoseWrite { elsewhere, nth, .. } => {
                 let node = cluster.members[index].machine.node();
                 if cluster.atlas.may_lose(&cluster.drives(), node) {
@@ -44,8 +40,8 @@ impl Nemesis<'_> {
                 }
                 Some(Ending::Space(index))
             }
-            DiskFault::Rot { place: Place::RunningLog, rot, pick, .. } => {
-                damage(cluster, index, Place::RunningLog, *rot, *pick);
+            DiskFault::Rot { place: place @ (Place::RunningLog | Place::RunningStore), rot, pick, .. } => {
+                damage(cluster, index, *place, *rot, *pick);
                 None
             }
             DiskFault::Rot { place, rot, pick, power, .. } => {

@@ -53,13 +53,6 @@ pub enum DiskFault {
         /// Whether the power was taken when it happens to a node that is down.
         power: bool,
     },
-    /// The n-th write of a received snapshot from now on is garbled.
-    GarbleStaging {
-        /// Whose.
-        victim: Victim,
-        /// Which one, from 1.
-        nth: u32,
-    },
     /// Of the n-th sync of a store from now on, a block is lost.
     LoseWrite {
         /// Whose.
@@ -91,8 +84,10 @@ pub enum Place {
     RunningLog,
     /// In the identity or the founding record, while it is down.
     Papers,
-    /// In the store that counts, or in what says which one does.
+    /// In the store that counts, or in what says which one does, while the node is down.
     Store,
+    /// The same while it runs.
+    RunningStore,
 }
 
 /// How something rots.
@@ -117,16 +112,13 @@ pub enum Rot {
 pub(super) const CLASSES: [(&str, u64); 12] = [
     ("failed sync", 10),
     ("failed write", 6),
-    // Until the product keeps a reserve.
-    ("full disk", 0),
+    ("full disk", 4),
     ("slow disk", 5),
     ("rot in a log", 3),
-    // Until entries are verified when they are read back.
     ("rot in a running log", 0),
     ("rot in identity or founding record", 1),
-    // Until a damaged store is rebuilt.
     ("rot in a store", 0),
-    ("garbled snapshot", 0),
+    ("rot in a running store", 0),
     ("lost write", 0),
     ("misdirected write", 0),
     ("crash point", 30),
@@ -168,11 +160,7 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
 }
 
 fn is_of_an_install(kind: &DiskFault) -> bool {
-    match kind {
-        DiskFault::CrashPoint { point, .. } => CRASH_POINTS[*point].is_of_an_install(),
-        DiskFault::GarbleStaging { .. } => true,
-        _ => false,
-    }
+    matches!(kind, DiskFault::CrashPoint { point, .. } if CRASH_POINTS[*point].is_of_an_install())
 }
 
 /// A node installs a snapshot if it was away for so long that the others have purged what it lacks: without this, few
@@ -182,11 +170,8 @@ fn send_away(rng: &mut SplitMix, kind: &mut DiskFault, nodes: u32, heal_ms: u64,
         return None;
     }
     let victim = Victim::Node(1 + rng.below(u64::from(nodes)) as u32);
-    match kind {
-        DiskFault::CrashPoint { victim: whose, nth, .. } | DiskFault::GarbleStaging { victim: whose, nth } => {
-            (*whose, *nth) = (victim, 1);
-        }
-        _ => {}
+    if let DiskFault::CrashPoint { victim: whose, nth, .. } = kind {
+        (*whose, *nth) = (victim, 1);
     }
     let begins = bursts_ms[rng.below(bursts_ms.len() as u64) as usize].saturating_sub(rng.below(200));
     let for_ms = rng.between(1_500, 6_000).min((heal_ms - begins).saturating_sub(500));
@@ -213,7 +198,7 @@ fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> DiskFault {
         5 => draw_rot(rng, victim, Place::RunningLog),
         6 => draw_rot(rng, victim, Place::Papers),
         7 => draw_rot(rng, victim, Place::Store),
-        8 => DiskFault::GarbleStaging { victim: node, nth: rng.skewed(1, 3) as u32 },
+        8 => draw_rot(rng, victim, Place::RunningStore),
         9 | 10 => DiskFault::LoseWrite { victim, elsewhere: class == 10, nth: rng.skewed(1, 8) as u32 },
         _ => DiskFault::CrashPoint {
             victim,
@@ -238,7 +223,6 @@ impl DiskFault {
             | Self::Full { victim, .. }
             | Self::Slow { victim, .. }
             | Self::Rot { victim, .. }
-            | Self::GarbleStaging { victim, .. }
             | Self::LoseWrite { victim, .. }
             | Self::CrashPoint { victim, .. } => *victim,
         }
@@ -254,7 +238,7 @@ impl DiskFault {
             Self::Rot { place: Place::RunningLog, .. } => 5,
             Self::Rot { place: Place::Papers, .. } => 6,
             Self::Rot { place: Place::Store, .. } => 7,
-            Self::GarbleStaging { .. } => 8,
+            Self::Rot { place: Place::RunningStore, .. } => 8,
             Self::LoseWrite { elsewhere: false, .. } => 9,
             Self::LoseWrite { .. } => 10,
             Self::CrashPoint { .. } => 11,
@@ -278,9 +262,11 @@ impl fmt::Display for DiskFault {
             Self::Slow { victim, factor } => write!(f, "disk of {victim} takes {factor} times as long"),
             Self::Rot { victim, place, rot, pick, power } => {
                 write!(f, "{rot:?} in {place:?} of {victim}, pick {pick:016x}")?;
-                if *place == Place::RunningLog { Ok(()) } else { write!(f, ", behind a {}", crash(power)) }
+                match place {
+                    Place::RunningLog | Place::RunningStore => Ok(()),
+                    _ => write!(f, ", behind a {}", crash(power)),
+                }
             }
-            Self::GarbleStaging { victim, nth } => write!(f, "garble write {nth} of a snapshot that {victim} receives"),
             Self::LoseWrite { victim, elsewhere, nth } => {
                 let what = if *elsewhere { "misdirect" } else { "lose" };
                 write!(f, "{what} a block of sync {nth} of the store of {victim}")

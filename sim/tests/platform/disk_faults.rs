@@ -241,24 +241,6 @@ fn a_lost_write_leaves_the_old_block_and_a_misdirected_one_another_place_too() {
     assert!((5..20).contains(&misdirected), "{misdirected}");
 }
 
-#[test]
-fn a_garbled_write_is_read_back_garbled() {
-    run(1, || async {
-        let drive = drive(1);
-        let disk = drive.boot();
-        trap(&drive, 2, TrapKind::Garble(FileClass::Staging));
-        finish(&disk, |disk| {
-            let file = disk.open(Path::new("/incoming-0.snap"), OpenMode::Create).unwrap();
-            file.write_at(0, &[0; 100]).unwrap();
-            file.write_at(100, &[0; 100]).unwrap();
-        })
-        .await;
-        let content = drive.content(Path::new("/incoming-0.snap")).unwrap();
-        let wrong: Vec<usize> = (0..200).filter(|at| content[*at] != 0).collect();
-        assert!(matches!(wrong[..], [at] if at >= 100 && content[at].count_ones() == 1), "{wrong:?}");
-    });
-}
-
 /// Unsynced writes reach the medium in any order: of two files, and of two directories, either may have the newer
 /// change alone.
 #[test]

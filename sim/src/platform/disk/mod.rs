@@ -99,8 +99,6 @@ pub struct DiskCounters {
     pub stalls: u64,
     /// Bytes changed behind everybody's back.
     pub damaged_bytes: u64,
-    /// Writes of which a bit was turned over on the way.
-    pub garbled_writes: u64,
     /// Synced writes of which a block never got to the medium.
     pub lost_writes: u64,
     /// Those of them whose block overwrote another.
@@ -254,6 +252,11 @@ impl Drive {
     /// All damage that was ever done.
     pub fn harms(&self) -> Vec<Harm> {
         self.lock().harms.clone()
+    }
+
+    /// Whether a write is to be lost and has not been.
+    pub fn awaits_loss(&self) -> bool {
+        self.lock().traps.iter().any(|trap| matches!(trap.kind, TrapKind::Lose { .. }))
     }
 
     /// Whether a file that was damaged still has a name, in the cache or on the medium.

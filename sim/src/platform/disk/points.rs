@@ -37,10 +37,12 @@ pub enum FileClass {
     Founding,
     /// Which store counts.
     Current,
-    /// A store.
+    /// A store; one that does not count yet is a snapshot that is being received.
     Store,
-    /// A snapshot that is being received.
-    Staging,
+    /// Not a file: the second copy of a store's header, as far as crash points are concerned.
+    SecondHeader,
+    /// That a store was found damaged.
+    Marker,
     /// Space that is set aside.
     Reserve,
     /// Anything else, directories among it.
@@ -59,16 +61,19 @@ impl FileClass {
             founding::FILE_NAME => Self::Founding,
             _ if log::format::parse_segment_name(name).is_some() => Self::Segment,
             _ if name.starts_with("store-") => Self::Store,
-            _ if name.starts_with("incoming-") => Self::Staging,
+            _ if name.starts_with("damaged-") => Self::Marker,
             _ => Self::Other,
         }
     }
 
-    /// Whether a node that cannot write or sync such a file must stop. Without a staging file it only lacks a snapshot.
-    pub fn is_vital(self) -> bool {
-        self != Self::Staging
+    /// The class that a write there counts as.
+    pub(super) fn at(self, offset: u64) -> Self {
+        if self == Self::Store && offset == SECOND_HEADER_AT { Self::SecondHeader } else { self }
     }
 }
+
+/// Where a store has the second copy of its header, in bytes.
+const SECOND_HEADER_AT: u64 = 8192;
 
 /// An operation, as crash points see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,10 +109,10 @@ const fn between(name: &'static str, after: (Act, FileClass), before: (Act, File
 }
 
 use Act::{Create, Remove, Rename, SetLen, Sync, SyncDir, Write};
-use FileClass::{Current, Founding, Identity, Other, Reserve, Segment, Staging, Store};
+use FileClass::{Current, Founding, Identity, Other, Reserve, SecondHeader, Segment, Store};
 
 /// All of them. A cut may be at several.
-pub const CRASH_POINTS: [CrashPoint; 38] = [
+pub const CRASH_POINTS: [CrashPoint; 34] = [
     before("before log create", Create, Segment),
     between("after log create, before its allocation", (Create, Segment), (SetLen, Segment)),
     between("after log allocation, before its header", (SetLen, Segment), (Write, Segment)),
@@ -133,6 +138,7 @@ pub const CRASH_POINTS: [CrashPoint; 38] = [
     before("before store write", Write, Store),
     before("before store sync", Sync, Store),
     between("between two store syncs", (Sync, Store), (Write, Store)),
+    between("between the copies of a store's header", (Sync, Store), (Write, SecondHeader)),
     after("after store sync", Sync, Store),
     between("after store sync, before directory sync", (Sync, Store), (SyncDir, Other)),
     before("before CURRENT write", Write, Current),
@@ -141,19 +147,12 @@ pub const CRASH_POINTS: [CrashPoint; 38] = [
     between("after CURRENT rename, before directory sync", (Rename, Current), (SyncDir, Other)),
     before("before store delete", Remove, Store),
     after("after store delete", Remove, Store),
-    before("before staging create", Create, Staging),
-    before("before staging write", Write, Staging),
-    after("after staging write", Write, Staging),
-    before("before staging delete", Remove, Staging),
-    after("after staging delete", Remove, Staging),
 ];
 
 impl CrashPoint {
     /// Whether a disk gets there only when a snapshot is received and installed, which is rare.
     pub fn is_of_an_install(&self) -> bool {
-        let of = |wanted: Option<(Act, FileClass)>| {
-            matches!(wanted, Some((_, Staging | Current) | (Remove | Create, Store)))
-        };
+        let of = |wanted: Option<(Act, FileClass)>| matches!(wanted, Some((_, Current) | (Remove | Create, Store)));
         of(self.after) || of(self.before)
     }
 
@@ -181,8 +180,9 @@ mod tests {
             ("/data/log-0000000000000001.seg", Segment),
             ("/data/store/CURRENT.new", Current),
             ("/data/store/CURRENT", Current),
-            ("/data/store/store-3.redb", Store),
-            ("/data/store/incoming-0.snap", Staging),
+            ("/data/store/store-3.db", Store),
+            ("/data/store/damaged-3", FileClass::Marker),
+            ("/data/store/damaged-3.new", FileClass::Marker),
             ("/data/identity.new", Identity),
             ("/data/founding", Founding),
             ("/data/reserve", Reserve),

@@ -160,7 +160,7 @@ impl Action {
 
     fn deed(&self) -> Deed {
         let (act, class) = match self {
-            Self::Change { inode, change: Change::Write { .. }, .. } => (Act::Write, inode.class),
+            Self::Change { inode, change: Change::Write { offset, .. }, .. } => (Act::Write, inode.class.at(*offset)),
             Self::Change { inode, .. } => (Act::SetLen, inode.class),
             Self::Sync { inode, .. } => (Act::Sync, inode.class),
             Self::Entry { change, .. } => (change.act(), change.inode().class),
@@ -439,12 +439,11 @@ impl State {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut bytes = 0;
-        if let Change::Write { offset, data } = &mut change {
+        if let Change::Write { data, .. } = &mut change {
             if self.write_fails(inode) {
                 data.truncate(self.rng.below(data.len() as u64 + 1) as usize);
                 result = Err(eio());
             }
-            self.garble(inode, *offset, data);
             bytes = data.len() as u64;
         }
         let undo = {

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_core::disk::Wake;
 
 use super::super::image::Change;
@@ -33,8 +32,6 @@ pub enum TrapKind {
         /// Of what; of anything if `None`, directories too.
         class: Option<FileClass>,
     },
-    /// A bit of what is written is turned over.
-    Garble(FileClass),
     /// A sync leaves one block on the medium as it was; what belongs there is written to another place of the same
     /// file if `elsewhere`.
     Lose {
@@ -63,6 +60,8 @@ pub struct Failure {
     pub act: Act,
     /// Of what; a directory is [`FileClass::Other`].
     pub class: FileClass,
+    /// The name under which the file was created; empty for a directory.
+    pub path: PathBuf,
 }
 
 /// The size of what a misdirected or lost write is made of.
@@ -107,8 +106,10 @@ impl State {
         self.spring(fits).is_some()
     }
 
-    fn failed(&mut self, act: Act, class: FileClass) {
-        self.failures.push(Failure { generation: self.generation, act, class });
+    fn failed(&mut self, act: Act, inode: Option<&Inode>) {
+        let class = inode.map_or(FileClass::Other, |inode| inode.class);
+        let path = inode.map(|inode| PathBuf::from(&inode.label)).unwrap_or_default();
+        self.failures.push(Failure { generation: self.generation, act, class, path });
         self.bell.wake();
     }
 
@@ -118,7 +119,7 @@ impl State {
         let fails = counted || self.fails(Act::Write, inode.class);
         if fails {
             self.counters.failed_writes += 1;
-            self.failed(Act::Write, inode.class);
+            self.failed(Act::Write, Some(inode));
         }
         fails
     }
@@ -131,24 +132,10 @@ impl State {
         let fails = counted || self.fails(Act::Sync, class);
         if fails {
             self.counters.failed_syncs += 1;
-            self.failed(Act::Sync, class);
+            self.failed(Act::Sync, inode.map(|inode| &**inode));
             self.read_only |= inode.is_none();
         }
         fails
-    }
-
-    /// Turns over a bit of what is about to be written, if a trap says so.
-    pub(super) fn garble(&mut self, inode: &Inode, offset: u64, data: &mut Bytes) {
-        let fits = |kind: &TrapKind| matches!(kind, TrapKind::Garble(class) if *class == inode.class);
-        if data.is_empty() || self.spring(fits).is_none() {
-            return;
-        }
-        let at = self.rng.below(data.len() as u64) as usize;
-        let mut bytes = data.to_vec();
-        bytes[at] ^= 1 << self.rng.below(8);
-        *data = bytes.into();
-        self.counters.garbled_writes += 1;
-        self.harm(inode, "garbled write", offset + at as u64, 1);
     }
 
     fn harm(&mut self, inode: &Inode, what: &'static str, offset: u64, len: u64) {
