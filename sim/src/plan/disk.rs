@@ -115,12 +115,12 @@ pub(super) const CLASSES: [(&str, u64); 12] = [
     ("full disk", 4),
     ("slow disk", 5),
     ("rot in a log", 3),
-    ("rot in a running log", 0),
+    ("rot in a running log", 3),
     ("rot in identity or founding record", 1),
-    ("rot in a store", 0),
-    ("rot in a running store", 0),
-    ("lost write", 0),
-    ("misdirected write", 0),
+    ("rot in a store", 4),
+    ("rot in a running store", 4),
+    ("lost write", 4),
+    ("misdirected write", 4),
     ("crash point", 30),
 ];
 
@@ -152,7 +152,12 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
             () if rng.chance(500) => bursts_ms[rng.below(bursts_ms.len() as u64) as usize] + rng.skewed(1, IN_BURST_MS),
             () => at_ms,
         };
-        let for_ms = rng.skewed(5, for_ms_max).min(heal_ms - begins);
+        let for_ms = match kind {
+            // It takes some writes to notice, and a second to recover.
+            DiskFault::Full { .. } => rng.between(500, 5_000),
+            _ => rng.skewed(5, for_ms_max),
+        };
+        let for_ms = for_ms.min(heal_ms - begins);
         faults.push(Fault { at_ms: begins, for_ms, kind: FaultKind::Disk(kind) });
         at_ms += rng.between(1, 2 * every_ms);
     }
@@ -192,7 +197,7 @@ fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> DiskFault {
             linger_ms: if rng.chance(700) { 0 } else { rng.below(500) },
             power: rng.chance(400),
         },
-        2 => DiskFault::Full { victim, room_kib: rng.skewed(0, 2_000), restart: rng.chance(400) },
+        2 => DiskFault::Full { victim, room_kib: rng.skewed(0, 500), restart: rng.chance(400) },
         3 => DiskFault::Slow { victim, factor: rng.between(3, 40) },
         4 => draw_rot(rng, victim, Place::Log),
         5 => draw_rot(rng, victim, Place::RunningLog),

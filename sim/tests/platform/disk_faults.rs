@@ -300,3 +300,25 @@ fn a_disk_that_is_full_for_a_while_takes_writes_again() {
         assert_eq!(drive.counters().refused_for_space, 1);
     });
 }
+
+/// What is set aside for a full disk is of use only if giving it back makes room.
+#[test]
+fn a_file_that_is_cut_gives_back_what_was_allocated() {
+    run(1, || async {
+        let drive = drive(1);
+        let disk = drive.boot();
+        finish(&disk, |disk| disk.open(Path::new("/a"), OpenMode::Create).unwrap().allocate(64 << 10).unwrap()).await;
+        let full = sim::platform::DiskProfile { capacity_bytes: Some(drive.used_bytes() - 4096), ..Default::default() };
+        drive.set_profile(full);
+        finish(&disk, |disk| {
+            let (a, b) = (Path::new("/a"), Path::new("/b"));
+            let b = disk.open(b, OpenMode::Create).unwrap();
+            assert_eq!(b.write_at(0, b"x").unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+            disk.open(a, OpenMode::Existing).unwrap().set_len(56 << 10).unwrap();
+            b.write_at(0, b"x").unwrap();
+            assert_eq!(b.write_at(4096, b"x").unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        })
+        .await;
+        assert_eq!(drive.used_bytes(), 60 << 10);
+    });
+}

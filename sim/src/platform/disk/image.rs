@@ -132,7 +132,7 @@ pub(super) struct Content {
     /// Changes that took effect since the last sync that did, in order: any part of them may be on the medium.
     unsynced: Vec<Change>,
     unsynced_bytes: usize,
-    /// Bytes from the start for which space was allocated.
+    /// Bytes from the start for which space was allocated, as far as the file still reaches.
     reserved: u64,
 }
 
@@ -178,8 +178,10 @@ impl Content {
 
     /// Bytes of disk space that the file would take after `change`.
     pub(super) fn space_after(&self, change: Option<&Change>) -> u64 {
-        let from = self.reserved.div_ceil(PAGE);
-        let mut pages = self.cache.pages.range(from..).count() as u64;
+        let len = if let Some(Change::SetLen(len)) = change { *len } else { self.cache.len };
+        // Cutting a file gives back what was allocated.
+        let from = self.reserved.min(len).div_ceil(PAGE);
+        let mut pages = self.cache.pages.range(from..len.div_ceil(PAGE).max(from)).count() as u64;
         if let Some(Change::Write { offset, data }) = change {
             let touched = pieces(*offset, data.len() as u64, PAGE).map(|(page, ..)| page);
             pages += touched.filter(|page| *page >= from && !self.cache.pages.contains_key(page)).count() as u64;

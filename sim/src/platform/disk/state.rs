@@ -433,7 +433,9 @@ impl State {
         let mut change = change;
         let mut result = Ok(());
         if let Some(capacity) = self.profile.capacity_bytes
-            && self.space_after(inode, &change, reserve) > capacity
+            && let needed = self.space_after(inode, &change, reserve)
+            && needed > capacity
+            && needed > self.space_of_others(None)
         {
             self.counters.refused_for_space += 1;
             return Err(io::ErrorKind::StorageFull.into());
