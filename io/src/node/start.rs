@@ -64,23 +64,31 @@ pub(super) async fn start<P: Platform>(
         return Err(StartError::Config(why));
     }
     config.check_reserve()?;
-    let mut opened = match &config.storage {
-        Storage::Dir(dir) => open_dir(&platform, dir, &config, machine).await?,
-        Storage::Memory => open_memory::<P>(&config, machine).await?,
-    };
-    let (log, store, held) = (opened.log.clone(), opened.store.clone(), opened.lock.take());
-    match assemble(platform, config, opened).await {
-        Ok((node, begin)) => {
-            *lock(&node.inner.lock) = held;
-            node.begin(begin).await?;
-            Ok(node)
-        }
-        Err(error) => {
-            // Its own failure would only hide the reason. The directory is let go only when nothing writes there.
-            let _ = log.close().await;
-            store.close().await;
-            drop(held);
-            Err(error)
+    let mut rebuilt = false;
+    loop {
+        let mut opened = match &config.storage {
+            Storage::Dir(dir) => open_dir(&platform, dir, &config, machine.clone()).await?,
+            Storage::Memory => open_memory::<P>(&config, machine.clone()).await?,
+        };
+        let (log, store, held) = (opened.log.clone(), opened.store.clone(), opened.lock.take());
+        match assemble(platform.clone(), config.clone(), opened).await {
+            Ok((node, begin)) => {
+                *lock(&node.inner.lock) = held;
+                node.begin(begin).await?;
+                return Ok(node);
+            }
+            Err(error) => {
+                // Its own failure would only hide the reason. The directory is let go only when nothing writes there.
+                let _ = log.close().await;
+                store.close().await;
+                drop(held);
+                // Consensus replays the log as it starts, and reads the store for that. What it finds damaged there is
+                // marked by now, and rebuilt when it is opened again.
+                let damaged = matches!(store.fault(), Some(StoreError::Damaged { .. }));
+                if !damaged || std::mem::replace(&mut rebuilt, true) {
+                    return Err(error);
+                }
+            }
         }
     }
 }
