@@ -187,6 +187,9 @@ impl Atlas {
     pub fn started(&self, node: u32, drive: &Drive) -> Result<(), String> {
         let mut ledger = self.lock();
         ledger.up.insert(node);
+        // A start that failed to write to a store would not get here, unless it was one that it had just built, and let
+        // go of before it opened it.
+        drive.opened_anew(FileClass::Store);
         ledger.mend(node, drive, "stores rebuilt");
         if !ledger.must_refuse.contains(&node) {
             return Ok(());
@@ -313,12 +316,13 @@ fn current_store(drive: &Drive) -> Option<PathBuf> {
 pub fn is_vital_failure(drive: &Drive) -> bool {
     let current = current_store(drive);
     drive.failures().iter().any(|failure| match failure.class {
-        FileClass::Store => current.as_ref() == Some(&failure.path),
+        FileClass::Store => !failure.over && current.as_ref() == Some(&failure.path),
         class => class != FileClass::Marker,
     })
 }
 
-fn is_founded(drive: &Drive) -> bool {
+/// Whether a node has it on its medium that its cluster is founded.
+pub fn is_founded(drive: &Drive) -> bool {
     let path = Path::new(DATA_DIR).join(founding::FILE_NAME);
     let record = drive.durable_of(FileClass::Founding).into_iter().find(|(found, _)| *found == path);
     record.is_some_and(|(_, bytes)| FoundingRecord::from_file(&bytes).is_ok_and(|record| record.founded))

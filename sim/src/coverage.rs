@@ -12,7 +12,7 @@ pub const SEEDS_MIN: u64 = 1_000;
 pub const SEEDS_MIN_FOR_POINTS: u64 = 2_000;
 
 /// Of a thousand seeds, at least so many.
-const REACHED: [(&str, u64); 15] = [
+const REACHED: [(&str, u64); 21] = [
     ("runs with 3 nodes", 300),
     ("runs with 5 nodes", 200),
     ("leaders", 1_500),
@@ -28,10 +28,16 @@ const REACHED: [(&str, u64); 15] = [
     ("nodes that came back after their disk had failed", 200),
     ("damaged nodes that refused to start", 50),
     ("damage suppressed by the atlas", 50),
+    ("disks that were full for a while", 50),
+    ("nodes that recovered from a full disk", 40),
+    ("writes refused for a full disk", 150),
+    ("nodes that stopped because their store was damaged", 30),
+    ("nodes that came back after their store was found damaged", 30),
+    ("stores rebuilt", 60),
 ];
 
 /// The same, of what happens to disks.
-const DISKS: [(&str, u64); 7] = [
+const DISKS: [(&str, u64); 10] = [
     ("operations undone by a kill", 2_000),
     ("torn writes", 20),
     ("unsynced sectors lost", 2_000),
@@ -39,6 +45,9 @@ const DISKS: [(&str, u64); 7] = [
     ("directory entries lost", 100),
     ("failed syncs", 200),
     ("failed writes", 200),
+    ("operations refused for want of space", 200),
+    ("lost writes", 15),
+    ("misdirected writes", 8),
 ];
 
 /// What so many seeds should have reached and have not, a line for each. Empty for a sweep that is too short to tell.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use openraft_rt::AsyncRuntime;
 use prost::Message;
-use quorate_core::disk::{read_file, replace_file};
+use quorate_core::disk::read_file;
 use quorate_core::founding::{Card, Decision, FILE_NAME, Founding, FoundingRecord};
 use quorate_core::wire::{Request, Response};
 
@@ -136,8 +136,8 @@ impl<P: Platform> Node<P> {
 
     async fn keep(&self, record: &FoundingRecord, jobs: Option<&Jobs<P::Disk>>) -> Result<(), StopError> {
         let (Some(dir), Some(jobs)) = (self.dir(), jobs) else { return Ok(()) };
-        let (path, bytes) = (dir.join(FILE_NAME), record.to_file());
-        let kept = jobs.run(move |disk| replace_file(disk, &path, &bytes)).await;
+        let (path, bytes, reserve) = (dir.join(FILE_NAME), record.to_file(), self.inner.reserve.clone());
+        let kept = jobs.run(move |disk| replace_spending(disk, reserve.as_ref(), &path, &bytes)).await;
         kept.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| StopError::Storage(e.to_string()))
     }
 }

@@ -1,6 +1,7 @@
 //! Faults of disks, and crashes at named points.
 
 use super::{Ending, Nemesis, down, victim};
+use crate::atlas::is_founded;
 use crate::cluster::Cluster;
 use crate::plan::{DiskFault, Place, Rot};
 use crate::platform::{CRASH_POINTS, FileClass, Trap, TrapKind, global_now};
@@ -33,6 +34,8 @@ impl Nemesis<'_> {
                 cluster.slow_down(index, *factor);
                 Some(Ending::Speed(index))
             }
+            // Nothing is set aside for a node that is yet to make its first files.
+            DiskFault::Full { .. } if !is_founded(&drive) => None,
             DiskFault::Full { room_kib, restart, .. } => {
                 cluster.limit(index, Some(drive.used_bytes() + (room_kib << 10)));
                 if *restart {

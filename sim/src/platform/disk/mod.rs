@@ -249,6 +249,15 @@ impl Drive {
         state.failures.iter().filter(|failure| failure.generation == state.generation).cloned().collect()
     }
 
+    /// The process has opened all files of a class anew.
+    pub fn opened_anew(&self, class: FileClass) {
+        self.lock()
+            .failures
+            .iter_mut()
+            .filter(|failure| failure.class == class)
+            .for_each(|failure| failure.over = true);
+    }
+
     /// All damage that was ever done.
     pub fn harms(&self) -> Vec<Harm> {
         self.lock().harms.clone()

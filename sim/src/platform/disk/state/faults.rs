@@ -62,6 +62,8 @@ pub struct Failure {
     pub class: FileClass,
     /// The name under which the file was created; empty for a directory.
     pub path: PathBuf,
+    /// Its process has opened the file anew since.
+    pub over: bool,
 }
 
 /// The size of what a misdirected or lost write is made of.
@@ -109,7 +111,7 @@ impl State {
     fn failed(&mut self, act: Act, inode: Option<&Inode>) {
         let class = inode.map_or(FileClass::Other, |inode| inode.class);
         let path = inode.map(|inode| PathBuf::from(&inode.label)).unwrap_or_default();
-        self.failures.push(Failure { generation: self.generation, act, class, path });
+        self.failures.push(Failure { generation: self.generation, act, class, path, over: false });
         self.bell.wake();
     }
 
