@@ -36,7 +36,7 @@ use crate::platform::Platform;
 use crate::types::{self, Types, entry_from, log_id_from, log_id_to, raft, vote_from};
 
 pub use open::{LogDir, OpenError, Opened, open};
-pub(crate) use open::{Peeked, peek};
+pub(crate) use open::{Peeked, peek, scan_dir};
 pub use reader::LogReader;
 #[cfg(test)]
 pub(crate) use tests::TempDir as TestDir;
