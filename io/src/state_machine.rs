@@ -69,7 +69,7 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, dirty_bytes_max: 64 << 20 }
+        Self { cache_bytes: 32 << 20, dirty_bytes_max: 16 << 20 }
     }
 }
 
