@@ -93,6 +93,7 @@
 )]
 
 mod error;
+mod inspect;
 pub mod jobs;
 pub mod log_store;
 pub mod net;
@@ -111,6 +112,7 @@ pub mod transport;
 pub mod types;
 
 pub use error::{Consistency, ReadError, Reason, WriteError, Written};
+pub use inspect::{Inspection, inspect};
 pub use jobs::{Jobs, JobsStopped};
 pub use node::{
     ClusterStatus, Health, InitialState, Leadership, LeadershipWatch, Node, NodeConfig, StartError, StopError, Storage,

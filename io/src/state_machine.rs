@@ -69,7 +69,7 @@ pub struct StoreConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, dirty_bytes_max: 64 << 20 }
+        Self { cache_bytes: 32 << 20, dirty_bytes_max: 16 << 20 }
     }
 }
 
@@ -288,6 +288,7 @@ impl<P: Platform> StateMachineStore<P> {
         };
         lock(&self.inner.layers).committed(&freeze, base);
         self.update_pressure();
+        tracing::info!(upto = upto.map(|id| id.to_string()), "made a snapshot");
         Ok(())
     }
 
@@ -340,8 +341,10 @@ impl<P: Platform> StateMachineStore<P> {
             }
             _ => return Err(StoreError::Refused("the snapshot was received for another store".to_owned())),
         };
+        let upto = position.applied.map(|id| id.to_string());
         lock(&self.inner.layers).installed(generation, base, position);
         self.update_pressure();
+        tracing::info!(upto, "installed a snapshot");
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use quorate_core::config::{Timing, TimingError};
 use quorate_core::founding::FoundingList;
 use quorate_io::{InitialState, NodeConfig, Storage};
@@ -50,13 +50,30 @@ enum Store {
     Memory,
 }
 
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Print what a data directory holds and whether it is whole, changing nothing
+    Inspect {
+        /// The data directory
+        dir: PathBuf,
+        /// Every record of the log, too
+        #[arg(long)]
+        records: bool,
+    },
+}
+
 /// A durable, linearizable JSON key-value store over REST.
 ///
 /// Without any flag it starts a single node whose data is in ./data and whose API is at http://127.0.0.1:8080.
 /// An address is written http://host:port, host:port or :port (every IPv4 interface). A long flag may have one dash.
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, max_term_width = 120, allow_negative_numbers = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Args {
+    #[command(subcommand)]
+    task: Option<Task>,
+
     /// Name of this node, for people and for --initial-cluster. Not its identity, which is made once per data directory
     #[arg(long, env = "QUORATE_NAME", default_value = "default")]
     name: String,
@@ -164,15 +181,51 @@ pub enum ConfigError {
     Usage(String),
 }
 
-impl ServerConfig {
+/// What the program is asked to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// To run a node.
+    Serve(Box<ServerConfig>),
+    /// `quorate inspect`: to say what is in a data directory.
+    Inspect {
+        /// The directory.
+        dir: PathBuf,
+        /// With every record of the log.
+        records: bool,
+    },
+}
+
+impl Command {
     /// Parses a command line, the program's name first; the environment stands in for flags that are not there.
     ///
     /// # Errors
     /// See [`ConfigError`].
     pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, ConfigError> {
-        let args: Vec<_> = args.into_iter().map(|arg| two_dashes(arg.into())).collect();
-        let args = Args::command().try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
-        Self::from_args(args.map_err(|error| one_line(&error))?)
+        let mut args = parse_args(args)?;
+        match args.task.take() {
+            Some(Task::Inspect { dir, records }) => Ok(Self::Inspect { dir, records }),
+            None => Ok(Self::Serve(Box::new(ServerConfig::from_args(args)?))),
+        }
+    }
+}
+
+fn parse_args(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Args, ConfigError> {
+    let args: Vec<_> = args.into_iter().map(|arg| two_dashes(arg.into())).collect();
+    let args = Args::command().try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
+    args.map_err(|error| one_line(&error))
+}
+
+impl ServerConfig {
+    /// Parses the flags of a node, the program's name first; the environment stands in for flags that are not there.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, ConfigError> {
+        let args = parse_args(args)?;
+        match args.task {
+            None => Self::from_args(args),
+            Some(_) => Err(ConfigError::Usage("inspect is no flag of a node".to_owned())),
+        }
     }
 
     fn from_args(args: Args) -> Result<Self, ConfigError> {

@@ -1,7 +1,7 @@
 //! The Quorate server as a library: the REST API as a router, the command line as a configuration, logs.
 //!
 //! ```text
-//! argv, environment ──ServerConfig::parse──▶ ServerConfig ──serve──▶ listeners, node, router, signals
+//! argv, environment ──Command::parse──▶ ServerConfig ──serve──▶ listeners, node, router, signals
 //!
 //! request ──▶ app(node, limits): axum::Router ──▶ Node::write / Node::read ──▶ response or problem+json
 //! ```
@@ -29,6 +29,6 @@ mod serve;
 pub mod telemetry;
 
 pub use address::{Address, AddressError};
-pub use config::{ConfigError, LogFormat, LogLevel, ServerConfig};
+pub use config::{Command, ConfigError, LogFormat, LogLevel, ServerConfig};
 pub use router::app;
 pub use serve::{ServeError, serve};

@@ -255,6 +255,7 @@ impl Cluster {
             let inspection = member.machine.spawn(async move {
                 let view = node.store().view();
                 if let (Some(applied), Ok(hash)) = (view.applied(), view.state_hash()) {
+                    witness.confirmed(number, applied.index);
                     witness.state(number, applied.index, hash);
                 }
                 let mut reader = node.log().clone().get_log_reader().await;

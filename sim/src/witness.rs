@@ -74,6 +74,50 @@ struct Replica {
     snapshot: u64,
     purged: u64,
     last_log: u64,
+    unconfirmed: Vec<Applied>,
+}
+
+/// What a state machine was given and answered.
+struct Applied {
+    at: LogId,
+    command: Bytes,
+    response: Bytes,
+}
+
+impl Oracles {
+    /// A node has applied a command.
+    fn applied(&mut self, node: u32, under_load: bool, applied: Applied) -> Result<(), Violation> {
+        let Applied { at, command, response } = applied;
+        let payload_hash = hash(&[&command, &response]);
+        let replica = self.nodes.entry(node).or_default();
+        if at.index > replica.command {
+            let skipped = replica.command + 1..at.index;
+            if self.commands.range(skipped).next().is_some() {
+                self.seen.installed += 1;
+                *self.seen.others.entry("snapshots installed under load").or_default() += u64::from(under_load);
+            }
+            replica.command = at.index;
+        }
+        self.immutable.observe(Witness::at(node), LogEntry { index: at.index, term: at.term, payload_hash })?;
+        if !self.commands.insert(at.index) {
+            return Ok(());
+        }
+        if let (Ok(command), Ok(response)) = (Command::decode(&command), Response::decode(&response)) {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let write = match (command, response.outcome) {
+                (Command::Put { key, document }, Outcome::Put { .. }) => {
+                    Some((text(&key), Some(text(&document.bytes()))))
+                }
+                (Command::Delete { key }, Outcome::Delete { deleted: true }) => Some((text(&key), None)),
+                _ => None,
+            };
+            if let Some((key, value)) = write {
+                let revision = response.revision;
+                self.writes.entry(revision).or_insert(LogWrite { revision, key, value });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Shared by everything that observes a run. Keeps the first violation.
@@ -134,39 +178,22 @@ impl Witness {
         self.lock().seen.clone()
     }
 
-    /// A node applied a command.
+    /// A node's state machine was given a command. What it answered counts once the node says that it has applied it:
+    /// if the state could not be read meanwhile, the store throws the answer away.
     pub fn applied(&self, node: u32, at: LogId, command: &Bytes, response: &Bytes) {
-        let payload_hash = hash(&[command, response]);
+        let applied = Applied { at, command: command.clone(), response: response.clone() };
+        self.lock().nodes.entry(node).or_default().unconfirmed.push(applied);
+    }
+
+    /// A node says that it has applied everything up to an index.
+    pub fn confirmed(&self, node: u32, upto: u64) {
         let under_load = self.1.load(Ordering::Relaxed) > 0;
         self.note(|o| {
-            let replica = o.nodes.entry(node).or_default();
-            if at.index > replica.command {
-                let skipped = replica.command + 1..at.index;
-                if o.commands.range(skipped).next().is_some() {
-                    o.seen.installed += 1;
-                    *o.seen.others.entry("snapshots installed under load").or_default() += u64::from(under_load);
-                }
-                replica.command = at.index;
-            }
-            o.immutable.observe(Self::at(node), LogEntry { index: at.index, term: at.term, payload_hash })?;
-            if !o.commands.insert(at.index) {
-                return Ok(());
-            }
-            if let (Ok(command), Ok(response)) = (Command::decode(command), Response::decode(response)) {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let write = match (command, response.outcome) {
-                    (Command::Put { key, document }, Outcome::Put { .. }) => {
-                        Some((text(&key), Some(text(&document.bytes()))))
-                    }
-                    (Command::Delete { key }, Outcome::Delete { deleted: true }) => Some((text(&key), None)),
-                    _ => None,
-                };
-                if let Some((key, value)) = write {
-                    let revision = response.revision;
-                    o.writes.entry(revision).or_insert(LogWrite { revision, key, value });
-                }
-            }
-            Ok(())
+            let unconfirmed = &mut o.nodes.entry(node).or_default().unconfirmed;
+            let (confirmed, rest) = std::mem::take(unconfirmed).into_iter().partition(|a| a.at.index <= upto);
+            *unconfirmed = rest;
+            let confirmed: Vec<Applied> = confirmed;
+            confirmed.into_iter().try_for_each(|applied| o.applied(node, under_load, applied))
         });
     }
 
@@ -182,6 +209,7 @@ impl Witness {
         let vote = quorate_io::types::vote_from(&metrics.vote);
         let (snapshot, purged) = (index(&metrics.snapshot), index(&metrics.purged));
         let last_log = metrics.last_log_index.unwrap_or(0);
+        self.confirmed(node, progress.applied.unwrap_or(0));
         self.note(|o| {
             let (seen, replica) = (&mut o.seen, o.nodes.entry(node).or_default());
             seen.terms = seen.terms.max(metrics.current_term);
@@ -218,7 +246,12 @@ impl Witness {
     /// A node is about to boot from its disk. Returns whether its log ends in something that it has to cut.
     pub fn booting(&self, node: u32, drive: &Drive) -> bool {
         let torn = self.votes(node, drive);
-        self.lock().seen.torn_tails += torn;
+        {
+            let mut oracles = self.lock();
+            oracles.seen.torn_tails += torn;
+            // It will apply it again.
+            oracles.nodes.entry(node).or_default().unconfirmed.clear();
+        }
         let segments = drive.files().into_iter().rev().filter(|path| FileClass::of(path) == FileClass::Segment);
         let newest = segments.filter_map(|path| {
             let number = quorate_core::log::format::parse_segment_name(path.file_name()?.to_str()?)?;

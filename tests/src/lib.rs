@@ -18,6 +18,7 @@ pub mod kv;
 mod ports;
 mod process;
 mod random;
+mod small_disk;
 mod strace;
 
 pub use binary::quorate;
@@ -27,4 +28,5 @@ pub use eventually::{DEADLINE, STEP, eventually, pause};
 pub use ports::free_port;
 pub use process::{Process, Signal, output};
 pub use random::Random;
+pub use small_disk::SmallDisk;
 pub use strace::can_trace;

@@ -1,12 +1,12 @@
 //! Durable data that is not what was written: a node says which file and where, serves nothing, votes for nobody, and
-//! changes nothing.
+//! changes nothing. `quorate inspect` says the same.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use e2e::{Cluster, output};
+use e2e::{Cluster, output, quorate};
 use quorate_core::log::format::{BatchKind, parse_segment_name};
 use quorate_core::log::recovery::{FoundBatch, scan_segment};
 
@@ -39,7 +39,7 @@ fn segments(dir: &Path) -> Vec<(PathBuf, Vec<FoundBatch>)> {
     numbered.into_iter().map(scan).collect()
 }
 
-/// Every file below `dir`, with its content.
+/// Every file below `dir`, with its content; but not the reserve, which has none that matters, and much of it.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];
@@ -48,6 +48,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             let path = entry.expect("readable").path();
             match path.is_dir() {
                 true => dirs.push(path),
+                false if path.ends_with("reserve") => {}
                 false => _ = found.insert(path.clone(), fs::read(&path).expect("readable")),
             }
         }
@@ -64,6 +65,14 @@ fn flip(path: &Path, offset: u64) {
 /// The node refuses to start with exit code 3 and one line that has all of `parts`, and leaves every file as it is.
 fn refused(what: &str, cluster: &Cluster, parts: &[&str]) {
     let dir = &cluster.nodes[0].data_dir;
+    let whole = files(dir);
+    let (code, text) = inspect(dir, &["--records"]);
+    assert_eq!(code, Some(3), "{what}: {text}");
+    let damage = text.lines().find(|line| line.contains("DAMAGED")).unwrap_or_default();
+    for part in parts {
+        assert!(damage.contains(part), "{what}: no {part:?} in {damage:?}");
+    }
+    assert_eq!(files(dir), whole, "{what}: inspecting changed something");
     // The store is opened before the log is read, and notes that it is open.
     let kept = || -> BTreeMap<_, _> {
         files(dir).into_iter().filter(|(path, _)| path.extension() != Some("db".as_ref())).collect()
@@ -81,6 +90,15 @@ fn refused(what: &str, cluster: &Cluster, parts: &[&str]) {
     let changed = after.iter().filter(|(path, bytes)| before.get(*path) != Some(bytes)).map(|(path, _)| path);
     assert_eq!(changed.collect::<Vec<_>>(), Vec::<&PathBuf>::new(), "{what}: it wrote");
     assert_eq!(before.len(), after.len(), "{what}: it removed a file");
+}
+
+/// What `quorate inspect` says: its exit code, and stdout and stderr.
+fn inspect(dir: &Path, flags: &[&str]) -> (Option<i32>, String) {
+    let mut command = quorate();
+    command.arg("inspect").arg(dir).args(flags);
+    let output = output(command);
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("UTF-8"))
 }
 
 /// Damages a copy of the data, sees it refused, and puts the data back.
@@ -126,6 +144,38 @@ fn in_the_log_is_refused_with_file_and_offset_and_nothing_is_changed() {
 }
 
 #[test]
+fn whole_data_is_described_and_left_alone() {
+    let cluster = killed("inspected");
+    let dir = &cluster.nodes[0].data_dir;
+    let before = files(dir);
+    let (code, text) = inspect(dir, &[]);
+    println!("{text}");
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "identity   node ",
+        "founding   cluster ",
+        "founder n1",
+        "every block is whole",
+        "vote       term ",
+        "starts     3",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let (code, records) = inspect(dir, &["--records"]);
+    assert_eq!(code, Some(0), "{records}");
+    assert!(records.lines().count() > text.lines().count() + 60, "{records}");
+    assert!(records.contains("membership 0-") || records.contains("membership "), "{records}");
+    assert_eq!(files(dir), before, "inspecting changed something");
+
+    let (code, text) = inspect(cluster.directory().path(), &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("no node has kept data"), "{text}");
+    let (code, text) = inspect(Path::new("/nowhere"), &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("/nowhere"), "{text}");
+}
+
+#[test]
 fn in_the_small_files_is_refused_by_name() {
     let mut cluster = killed("damaged-files");
     let dir = cluster.nodes[0].data_dir.clone();
@@ -153,6 +203,9 @@ fn in_the_store_is_rebuilt_from_the_log() {
         for offset in (0..fs::metadata(&path).expect("it is there").len()).step_by(if name == "db" { 999 } else { 1 }) {
             flip(&path, offset);
         }
+        let (code, text) = inspect(&cluster.nodes[0].data_dir, &[]);
+        assert_eq!(code, Some(3), "{text}");
+        assert!(text.contains("DAMAGED: ") && text.contains("rebuilds the store"), "{text}");
         cluster.start(0);
         cluster.wait_leader();
         assert_eq!(cluster.list(0).found.len(), 20, "{name}");

@@ -30,7 +30,7 @@ fn the_tests_it_names_exist() {
     let readme = read("README.md");
     let (_, table) = readme.split_once("## What survives which faults").expect("the section is there");
     let (table, _) = table.split_once("\n## ").expect("another one follows");
-    let source: String = ["core", "io", "tests"].iter().map(|dir| source(&root().join(dir))).collect();
+    let source: String = ["core", "io", "sim", "tests"].iter().map(|dir| source(&root().join(dir))).collect();
     let rows = table.lines().filter_map(|line| line.strip_suffix('|')?.rsplit('|').next());
     let quoted = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2));
     let names: Vec<_> = quoted.filter(|name| name.contains('_')).collect();

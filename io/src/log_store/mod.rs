@@ -36,7 +36,7 @@ use crate::platform::Platform;
 use crate::types::{self, Types, entry_from, log_id_from, log_id_to, raft, vote_from};
 
 pub use open::{LogDir, OpenError, Opened, open};
-pub(crate) use open::{Peeked, peek};
+pub(crate) use open::{Peeked, peek, scan_dir};
 pub use reader::LogReader;
 #[cfg(test)]
 pub(crate) use tests::TempDir as TestDir;
@@ -59,7 +59,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             options: LogOptions::default(),
-            cache_bytes: 64 << 20,
+            cache_bytes: 16 << 20,
             seal_after: Duration::from_millis(10),
             read_bytes_max: 1 << 20,
         }

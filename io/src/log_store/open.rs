@@ -216,7 +216,7 @@ fn read_identity<D: Disk>(disk: &D, dir: &Path) -> Result<Option<LogIdentity>, O
 }
 
 /// Reads one segment after another, never more than one at a time.
-fn scan_dir<D: Disk>(
+pub(crate) fn scan_dir<D: Disk>(
     disk: &D,
     dir: &Path,
     known: Option<LogIdentity>,

@@ -46,6 +46,7 @@ const FIRST_GENERATION: u64 = 1;
 const CURRENT: &str = "CURRENT";
 const CURRENT_MAGIC: [u8; 4] = *b"QCUR";
 const CURRENT_BYTES: usize = 20;
+const INSPECT_CACHE_BYTES: usize = 16 << 20;
 
 /// A store's directory, and who works there.
 pub struct Home<D: Disk> {
@@ -370,16 +371,20 @@ fn decode_current(path: &Path, bytes: &[u8]) -> Result<u64, StoreError> {
 }
 
 /// Starts redb on blocks; writes, because redb does.
+fn start_redb(place: &Place, cache_bytes: usize) -> Result<Database, StoreError> {
+    let _writing = place.blocks.writing();
+    // redb answers most damage by an error, but some by a panic.
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        let builder = &mut Database::builder();
+        builder.set_cache_size(cache_bytes).create_with_backend(Backend(place.blocks.clone())).at(place)
+    }));
+    started.unwrap_or_else(|_| Err(StoreError::damaged(&place.path, "redb cannot make sense of it")))
+}
+
+/// A database that hands itself to the disk worker in the end.
 fn open_database<D: Disk>(home: &Home<D>, generation: u64, blocks: Blocks) -> Result<OpenFile, StoreError> {
     let place = Place { path: home.path(generation), blocks: Arc::new(blocks) };
-    let writing = place.blocks.writing();
-    // redb answers most damage by an error, but some by a panic.
-    let database = catch_unwind(AssertUnwindSafe(|| {
-        let builder = &mut Database::builder();
-        builder.set_cache_size(home.cache_bytes).create_with_backend(Backend(place.blocks.clone())).at(&place)
-    }))
-    .unwrap_or_else(|_| Err(StoreError::damaged(&place.path, "redb cannot make sense of it")))?;
-    drop(writing);
+    let database = start_redb(&place, home.cache_bytes)?;
     let (jobs, doomed) = (home.jobs.clone(), place.path.clone());
     let close = Box::new(move |closing: Closing, remove: bool| {
         let doomed = doomed.clone();
@@ -401,22 +406,72 @@ fn open_database<D: Disk>(home: &Home<D>, generation: u64, blocks: Blocks) -> Re
     Ok(OpenFile { place, generation, database: Some(database), doomed: AtomicBool::new(false), close })
 }
 
-fn open_existing<D: Disk>(disk: &D, home: &Home<D>, generation: u64) -> Result<Opened, StoreError> {
-    let path = home.path(generation);
-    let file = match disk.open(&path, OpenMode::Existing) {
+fn open_blocks<D: Disk>(disk: &D, path: &Path, generation: u64, mode: OpenMode) -> Result<Blocks, StoreError> {
+    let file = match disk.open(path, mode) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(StoreError::damaged(&path, format!("{CURRENT} names it, and it is missing")));
+            return Err(StoreError::damaged(path, format!("{CURRENT} names it, and it is missing")));
         }
-        Err(e) => return Err(StoreError::io(&path, e)),
+        Err(e) => return Err(StoreError::io(path, e)),
     };
-    let blocks = Blocks::open(Box::new(file), generation).map_err(|error| match error {
-        OpenError::Io(e) => StoreError::io(&path, e),
-        OpenError::Damaged => StoreError::damaged(&path, "the header at offset 0: neither copy is whole"),
+    Blocks::open(Box::new(file), generation).map_err(|error| match error {
+        OpenError::Io(e) => StoreError::io(path, e),
+        OpenError::Damaged => StoreError::damaged(path, "the header at offset 0: neither copy is whole"),
         OpenError::UnknownVersion(version) => {
-            StoreError::UnknownVersion { file: path.clone(), version: version.into() }
+            StoreError::UnknownVersion { file: path.to_owned(), version: version.into() }
         }
-    })?;
+    })
+}
+
+/// What [`inspect`] found.
+pub(crate) struct Inspected {
+    pub(crate) path: PathBuf,
+    pub(crate) manifest: Manifest,
+    pub(crate) pairs: u64,
+}
+
+/// Reads the store of `dir` and checks every block, without writing: what redb writes as it opens stays in memory.
+/// `None` if there is none yet.
+pub(crate) fn inspect<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Inspected>, StoreError> {
+    let current = dir.join(CURRENT);
+    let bytes = match read_file(disk, &current) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(StoreError::io(&current, e)),
+    };
+    let generation = decode_current(&current, &bytes)?;
+    let path = dir.join(store_name(generation));
+    match read_file(disk, &dir.join(marker_name(generation))) {
+        Ok(what) => return Err(StoreError::damaged(&path, String::from_utf8_lossy(&what))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(StoreError::io(&path, e)),
+    }
+    let blocks = open_blocks(disk, &path, generation, OpenMode::Read)?;
+    let place = Place { path: path.clone(), blocks: Arc::new(blocks) };
+    if let Err(error) = place.blocks.check_all() {
+        return Err(place
+            .blocks
+            .damage()
+            .map_or_else(|| StoreError::io(&path, error), |d| StoreError::damaged(&path, d)));
+    }
+    place.blocks.keep_in_memory();
+    let database = Some(start_redb(&place, INSPECT_CACHE_BYTES)?);
+    // Dropping it drops the database, behind the fence.
+    let close = Box::new(|closing: Closing, _| drop(closing));
+    let file = Arc::new(OpenFile { place, generation, database, doomed: AtomicBool::new(false), close });
+    let manifest = manifest_of(&file)?;
+    let view = RedbView::new(file)?;
+    let mut pairs = 0;
+    for pair in view.range(Bound::Unbounded, Bound::Unbounded)? {
+        pair?;
+        pairs += 1;
+    }
+    Ok(Some(Inspected { path, manifest, pairs }))
+}
+
+fn open_existing<D: Disk>(disk: &D, home: &Home<D>, generation: u64) -> Result<Opened, StoreError> {
+    let path = home.path(generation);
+    let blocks = open_blocks(disk, &path, generation, OpenMode::Existing)?;
     spend(home.reserve.as_ref(), || blocks.settle_header()).map_err(|e| StoreError::io(&path, e))?;
     blocks.let_spill();
     let file = open_database(home, generation, blocks)?;

@@ -38,11 +38,6 @@ impl fmt::Display for DamageReport {
     }
 }
 
-/// Which files are damaged. A store file vouches for itself once its blocks have checksums.
-fn in_scope(path: &Path) -> bool {
-    path.extension().is_none_or(|extension| extension != "redb")
-}
-
 struct Damager {
     with_store: bool,
     plant: Option<Plant>,
@@ -50,6 +45,9 @@ struct Damager {
     expected: Recovered,
     report: DamageReport,
     starts: u64,
+    /// Of so many ways to damage it one is tried.
+    every: u64,
+    ways: u64,
 }
 
 pub(super) async fn damage(
@@ -66,6 +64,8 @@ pub(super) async fn damage(
         whole,
         report: DamageReport { name: history.name, ..DamageReport::default() },
         starts: 1,
+        every: if history.store { effort.damage_store_every } else { 1 },
+        ways: 0,
     };
     if let Err(what) = damager.all(effort).await {
         damager.report.violation = Some(what);
@@ -86,12 +86,8 @@ async fn open(image: &Image, with_store: bool, n: u64) -> Result<Result<Recovere
 
 impl Damager {
     async fn all(&mut self, effort: Effort) -> Result<(), String> {
-        let files: Vec<(PathBuf, Vec<u8>)> = self
-            .whole
-            .files()
-            .filter(|(path, _)| in_scope(path))
-            .map(|(path, content)| (path, content.bytes()))
-            .collect();
+        let files: Vec<(PathBuf, Vec<u8>)> =
+            self.whole.files().map(|(path, content)| (path, content.bytes())).collect();
         for (path, bytes) in &files {
             self.bytes(path, bytes, effort.flip_every).await?;
             self.blocks(path, bytes).await?;
@@ -144,6 +140,10 @@ impl Damager {
     }
 
     async fn try_with(&mut self, what: &str, path: &Path, at: usize, new: &[u8]) -> Result<(), String> {
+        self.ways += 1;
+        if !self.ways.is_multiple_of(self.every) {
+            return Ok(());
+        }
         let mut image = self.whole.clone();
         let file = image.file_mut(path).ok_or("no such file")?;
         file.write(at as u64, new);

@@ -229,29 +229,9 @@ pub(crate) const ALL: &[History] = &[
         &[SyncFails(0, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
     ),
     node(
-        "failed sync 1 of an install",
-        INSTALL,
-        &[SyncFails(1, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
-    ),
-    node(
-        "failed sync 2 of an install",
-        INSTALL,
-        &[SyncFails(2, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
-    ),
-    node(
         "failed sync 3 of an install",
         INSTALL,
         &[SyncFails(3, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
-    ),
-    node(
-        "failed sync 4 of an install",
-        INSTALL,
-        &[SyncFails(4, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
-    ),
-    node(
-        "failed sync 5 of an install",
-        INSTALL,
-        &[SyncFails(5, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
     ),
     node(
         "failed sync 6 of an install",
@@ -259,9 +239,25 @@ pub(crate) const ALL: &[History] = &[
         &[SyncFails(6, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
     ),
     node(
-        "failed sync 7 of an install",
+        "failed sync 9 of an install",
         INSTALL,
-        &[SyncFails(7, &Install(3, 8)), Restart(Killed), Append(3, 9, 10, 60), Restart(PowerLost)],
+        &[SyncFails(9, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 11 of an install",
+        INSTALL,
+        &[SyncFails(11, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    node(
+        "failed sync 12 of an install",
+        INSTALL,
+        &[SyncFails(12, &Install(3, 8)), Restart(Killed), Append(1, 3, 4, 60), Restart(PowerLost)],
+    ),
+    // The last: of the directory, after the rename that makes the new store count.
+    node(
+        "failed sync 13 of an install",
+        INSTALL,
+        &[SyncFails(13, &Install(3, 8)), Restart(Killed), Append(3, 9, 10, 60), Restart(PowerLost)],
     ),
     node(
         "failed syncs of the founding record",

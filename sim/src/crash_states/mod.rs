@@ -74,6 +74,9 @@ pub struct Effort {
     pub second_level_samples: usize,
     /// One byte in so many is flipped in the damage mode.
     pub flip_every: usize,
+    /// Of so many ways to damage a medium with a store one is tried. No divisor of a number of blocks, so that all kinds
+    /// and places get their turn.
+    pub damage_store_every: u64,
 }
 
 impl Effort {
@@ -85,6 +88,7 @@ impl Effort {
         second_level_every: 64,
         second_level_samples: 2,
         flip_every: 61,
+        damage_store_every: 23,
     };
     /// Minutes.
     pub const THOROUGH: Self = Self {
@@ -94,6 +98,7 @@ impl Effort {
         second_level_every: 16,
         second_level_samples: 16,
         flip_every: 7,
+        damage_store_every: 1,
     };
 }
 
