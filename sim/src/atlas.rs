@@ -170,11 +170,6 @@ impl Atlas {
         self.lock().log.contains(&node)
     }
 
-    /// Whether the store of a node was damaged, or may be at any time, and is not whole again for sure.
-    pub fn has_damaged_store(&self, node: u32) -> bool {
-        self.lock().store.contains(&node)
-    }
-
     /// Whether a node has refused its damaged data: it is never started again.
     pub fn is_gone(&self, node: u32) -> bool {
         self.lock().gone.contains(&node)

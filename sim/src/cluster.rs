@@ -231,8 +231,7 @@ impl Cluster {
             bell: self.bell.clone(),
             witness: self.witness.clone(),
         };
-        let (witness, atlas) = (self.witness.clone(), self.atlas.clone());
-        let machine = ObservedKv { node: number, witness, atlas, twice: self.canary && number == 1 };
+        let machine = ObservedKv { node: number, witness: self.witness.clone(), twice: self.canary && number == 1 };
         let config = member.config.clone();
         drop(member.machine.boot(move |platform| boot.run(platform, config, machine)));
     }

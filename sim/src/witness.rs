@@ -12,7 +12,6 @@ use quorate_core::log::recovery::{Found, Tail, scan_segment};
 use quorate_core::{LogId, StateMachine, StateMut};
 use quorate_io::types::Types;
 
-use crate::atlas::Atlas;
 use crate::check::history::Violation;
 use crate::check::raft::{
     At, CommittedImmutable, DurableVote, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress,
@@ -297,8 +296,6 @@ pub struct ObservedKv {
     pub node: u32,
     /// Who is told.
     pub witness: Witness,
-    /// Whether its store is damaged.
-    pub atlas: Atlas,
     /// A bug on purpose: applies every seventh command twice.
     pub twice: bool,
 }
@@ -309,10 +306,7 @@ impl StateMachine for ObservedKv {
         if self.twice && at.index.is_multiple_of(7) {
             response = Kv.apply(at, command, state);
         }
-        // A read of a damaged store finds nothing, and what came of that is thrown away: but only after this.
-        if !self.atlas.has_damaged_store(self.node) {
-            self.witness.applied(self.node, at, command, &response);
-        }
+        self.witness.applied(self.node, at, command, &response);
         response
     }
 }
