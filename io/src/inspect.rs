@@ -264,8 +264,7 @@ impl Report {
         );
         self.line("vote", or_none(base.vote));
         self.line("starts", base.boot_epoch);
-        let memberships = recovered.entries.iter().filter(|(_, _, membership)| *membership);
-        if let Some((id, ..)) = memberships.last() {
+        if let Some((id, ..)) = recovered.entries.iter().rfind(|(_, _, membership)| *membership) {
             self.line("membership", format_args!("last changed by entry {id}"));
         }
         if let Some((segment, offset)) = recovered.cut {

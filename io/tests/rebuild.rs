@@ -68,7 +68,7 @@ fn config(n: usize, addrs: &[String], dir: &Path) -> NodeConfig {
     let mut config = NodeConfig::new(&name(n), Storage::Dir(dir.join(name(n))), &addrs[n]);
     let members = addrs.iter().enumerate().map(|(n, addr)| (name(n), vec![addr.clone()])).collect();
     config.founding = FoundingList { token: "rebuild".to_owned(), members };
-    config.reserve_bytes = 1 << 20;
+    config.reserve_bytes = 32 << 20;
     config.store.cache_bytes = 1 << 20;
     config
 }

@@ -1,7 +1,7 @@
 //! The nodes of a run: machines that boot production's [`Node`], and boot it again after a crash.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,9 @@ use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall, is_vital_failure};
 use crate::check::history::Violation;
 use crate::check::raft::LogEntry;
 use crate::plan::Plan;
-use crate::platform::{DiskProfile, Drive, LinkProfile, Machine, SimPlatform, SimRuntime, SimWake, World, WorldConfig};
+use crate::platform::{
+    DiskProfile, Drive, FileClass, LinkProfile, Machine, SimPlatform, SimRuntime, SimWake, World, WorldConfig,
+};
 use crate::witness::{NO_SPONTANEOUS_STOP, ObservedKv, Witness, hash};
 
 /// A process that is up.
@@ -301,9 +303,15 @@ struct Boot {
     witness: Witness,
 }
 
+/// The store files of a machine.
+fn stores(machine: &Machine) -> BTreeSet<PathBuf> {
+    machine.drive().files().into_iter().filter(|path| FileClass::of(path) == FileClass::Store).collect()
+}
+
 impl Boot {
     async fn run(self, platform: SimPlatform, config: NodeConfig, machine: ObservedKv) {
         let (number, witness) = (self.number, &self.witness);
+        let before = stores(&self.machine);
         let node = match Node::start(platform, config, machine).await {
             Ok(node) => node,
             Err(error) => {
@@ -311,6 +319,10 @@ impl Boot {
                 return self.fall(explained, || format!("n{number} does not start: {error}"));
             }
         };
+        if !stores(&self.machine).is_subset(&before) {
+            // It was rebuilt: some of what was applied so far was applied to a store that could not be read.
+            witness.discard(number);
+        }
         if let Err(missed) = self.atlas.started(number, self.machine.drive()) {
             witness.report(Violation::new(DAMAGE_IS_FOUND, missed, vec![]));
         }

@@ -181,7 +181,16 @@ impl Witness {
     /// if the state could not be read meanwhile, the store throws the answer away.
     pub fn applied(&self, node: u32, at: LogId, command: &Bytes, response: &Bytes) {
         let applied = Applied { at, command: command.clone(), response: response.clone() };
-        self.lock().nodes.entry(node).or_default().unconfirmed.push(applied);
+        let mut oracles = self.lock();
+        let unconfirmed = &mut oracles.nodes.entry(node).or_default().unconfirmed;
+        // A start that rebuilds its store applies the log once more.
+        unconfirmed.retain(|earlier| earlier.at.index < at.index);
+        unconfirmed.push(applied);
+    }
+
+    /// What a node was given and has not confirmed was thrown away.
+    pub fn discard(&self, node: u32) {
+        self.lock().nodes.entry(node).or_default().unconfirmed.clear();
     }
 
     /// A node says that it has applied everything up to an index.
@@ -245,12 +254,9 @@ impl Witness {
     /// A node is about to boot from its disk. Returns whether its log ends in something that it has to cut.
     pub fn booting(&self, node: u32, drive: &Drive) -> bool {
         let torn = self.votes(node, drive);
-        {
-            let mut oracles = self.lock();
-            oracles.seen.torn_tails += torn;
-            // It will apply it again.
-            oracles.nodes.entry(node).or_default().unconfirmed.clear();
-        }
+        self.lock().seen.torn_tails += torn;
+        // It will apply it again.
+        self.discard(node);
         let segments = drive.files().into_iter().rev().filter(|path| FileClass::of(path) == FileClass::Segment);
         let newest = segments.filter_map(|path| {
             let number = quorate_core::log::format::parse_segment_name(path.file_name()?.to_str()?)?;
