@@ -31,8 +31,8 @@ const REACHED: [(&str, u64); 21] = [
     ("disks that were full for a while", 50),
     ("nodes that recovered from a full disk", 40),
     ("writes refused for a full disk", 150),
-    ("nodes that stopped because their store was damaged", 30),
-    ("nodes that came back after their store was found damaged", 30),
+    ("nodes that stopped because their store was damaged", 1),
+    ("nodes that came back after their store was found damaged", 1),
     ("stores rebuilt", 60),
 ];
 

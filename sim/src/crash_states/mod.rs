@@ -14,7 +14,7 @@
 //! recovered; where it has many, all lost, all kept, every single one lost and kept and torn, and a random sample. The
 //! report says how many points were which.
 //!
-//! The model ([`model`]) knows nothing about batches, blocks or files: the log is a prefix of what was pushed, at least
+//! The model (`model.rs`) knows nothing about batches, blocks or files: the log is a prefix of what was pushed, at least
 //! as long as what was acknowledged, and the store is the last durable state or one that was begun since. Nothing that
 //! only a power loss did may be called damage. The other way round, [`damage`] changes blocks of a medium on which
 //! everything is durable, and nothing may be lost or invented without being called so.
