@@ -73,7 +73,7 @@
 //! # Formats
 //!
 //! Everything durable and everything on the wire is drawn as byte boxes in the module that owns it ([`log`],
-//! [`snapshot`], [`wire`], [`identity`]), has a version, and is no struct of openraft's. A decoder returns an error, or
+//! [`snapshot`], [`store_file`], [`wire`], [`identity`]), has a version, and is no struct of openraft's. A decoder returns an error, or
 //! a value that keeps every promise of its type; whatever the bytes, it does not panic and allocates no more than a
 //! small multiple of them.
 
@@ -84,6 +84,7 @@ pub mod identity;
 pub mod kv;
 pub mod log;
 pub mod snapshot;
+pub mod store_file;
 pub mod wire;
 
 mod classify;

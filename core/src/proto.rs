@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
@@ -216,7 +216,7 @@ pub(crate) fn decode_stored_membership(bytes: Bytes) -> Result<StoredMembership,
 
 /// Appends the encoded entry but for its command's bytes, which are returned: they come last, so that a writer that
 /// can send slices need not copy them.
-pub(crate) fn encode_entry_head<'a>(entry: &'a Entry, out: &mut BytesMut) -> Option<&'a Bytes> {
+pub(crate) fn encode_entry_head<'a>(entry: &'a Entry, out: &mut Vec<u8>) -> Option<&'a Bytes> {
     for (tag, value) in [(ENTRY_TERM_TAG, entry.log_id.term), (ENTRY_INDEX_TAG, entry.log_id.index)] {
         encode_key(tag, WireType::Varint, out);
         encode_varint(value, out);
@@ -231,7 +231,7 @@ pub(crate) fn encode_entry_head<'a>(entry: &'a Entry, out: &mut BytesMut) -> Opt
             let bytes = encode_membership(membership);
             encode_key(ENTRY_MEMBERSHIP_TAG, WireType::LengthDelimited, out);
             encode_varint(bytes.len() as u64, out);
-            out.put_slice(&bytes);
+            out.extend_from_slice(&bytes);
             None
         }
         Payload::Command(command) => {
@@ -264,9 +264,9 @@ pub(crate) mod tests {
 
     use super::*;
 
-    fn encode_entry(entry: &Entry, out: &mut BytesMut) {
+    fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
         if let Some(command) = encode_entry_head(entry, out) {
-            out.put_slice(command);
+            out.extend_from_slice(command);
         }
     }
 
@@ -323,22 +323,22 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn round_trips(entry in entry(), stored in (option::of(log_id()), membership())) {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             encode_entry(&entry, &mut out);
             if let Payload::Command(command) = &entry.payload {
                 prop_assert!(out.len() <= command.len() + ENTRY_OVERHEAD_MAX);
             }
-            prop_assert_eq!(decode_entry(out.freeze()), Ok(entry));
+            prop_assert_eq!(decode_entry(out.into()), Ok(entry));
             let stored = StoredMembership { log_id: stored.0, membership: stored.1 };
             prop_assert_eq!(decode_stored_membership(encode_stored_membership(&stored).into()), Ok(stored));
         }
 
         #[test]
         fn a_truncated_entry_is_an_error(entry in entry(), cut in 1..64usize) {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             encode_entry(&entry, &mut out);
             out.truncate(out.len().saturating_sub(cut));
-            prop_assert!(decode_entry(out.freeze()).is_err());
+            prop_assert!(decode_entry(out.into()).is_err());
         }
 
         #[test]
@@ -373,9 +373,9 @@ pub(crate) mod tests {
     #[test]
     fn a_decoded_command_is_a_slice_of_the_input() {
         let entry = Entry { log_id: LogId::new(1, 2), payload: Payload::Command(Bytes::from(vec![7; 4096])) };
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         encode_entry(&entry, &mut out);
-        let input = out.freeze();
+        let input = Bytes::from(out);
         let range = input.as_ptr_range();
         let Payload::Command(command) = decode_entry(input).unwrap().payload else { panic!("a command") };
         assert!(range.contains(&command.as_ptr()));

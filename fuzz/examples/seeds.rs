@@ -12,6 +12,7 @@ use quorate_core::log::format::{LogIdentity, encode_segment_header};
 use quorate_core::log::record::{self, Base, Record};
 use quorate_core::log::writer::{LogOptions, Resume, WriteStep};
 use quorate_core::snapshot::{ChunkWriter, Manifest};
+use quorate_core::store_file::{BLOCK_BYTES, Header, encode_current};
 use quorate_core::wire::*;
 use quorate_core::{ClusterId, Entry, LogId, Member, Membership, NodeId, Payload, StoredMembership, Vote, identity};
 
@@ -193,10 +194,22 @@ fn logs() {
     write("log_recovery", "empty", [0, 0, 0]);
 }
 
+fn store_files() {
+    let header = |sequence, len| Header { sequence, len, block: vec![3; BLOCK_BYTES].into() };
+    let (old, new) = (header(4, 8192), header(5, 12_288));
+    write("store_file", "header", [new.encode(7), new.encode(7)].concat());
+    write("store_file", "between-two-writes", [new.encode(7), old.encode(7)].concat());
+    write("store_file", "torn-header", [old.encode(7), vec![0; 100]].concat());
+    write("store_file", "current", encode_current(7));
+    let decisions: Vec<u8> = (0..60_u32).map(|n| (n * 37 + 11) as u8).collect();
+    write("store_file", "decisions", decisions);
+}
+
 fn main() {
     messages();
     frames();
     snapshots();
     commands();
     logs();
+    store_files();
 }

@@ -9,20 +9,23 @@ mod kv;
 mod log;
 mod medium;
 mod snapshot;
+mod store_file;
 
 pub use codec::{frame, message};
 pub use kv::kv_command;
 pub use log::log_recovery;
 pub use snapshot::snapshot;
+pub use store_file::store_file;
 
 /// The body of a target.
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("frame", frame),
     ("message", message),
     ("log_recovery", log_recovery),
     ("snapshot", snapshot),
+    ("store_file", store_file),
     ("kv_command", kv_command),
 ];

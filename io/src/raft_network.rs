@@ -20,16 +20,18 @@ use openraft::raft::{
 };
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse};
 use openraft_rt::{AsyncRuntime, Select2};
+use quorate_core::NodeId;
 use quorate_core::wire::{
     AppendRequest, AppendResponse, Failure, Fault, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply,
     TransferLeader, TransferRefusal, VoteRequest as WireVoteRequest,
 };
-use quorate_core::{Member, NodeId};
 
 use crate::Platform;
 use crate::snapshot::{ChunkReader, SnapshotData};
 use crate::transport::{CallError, Lost, NotSent, Peers, Target};
-use crate::types::{Types, entry_from, log_id_from, log_id_to, raft, stored_membership_from, vote_from, vote_to};
+use crate::types::{
+    SharedMember, Types, entry_from, log_id_from, log_id_to, raft, stored_membership_from, vote_from, vote_to,
+};
 
 /// Makes openraft's clients of other members.
 pub struct NetworkFactory<P: Platform> {
@@ -42,7 +44,7 @@ impl<P: Platform> NetworkFactory<P> {
         Self { peers }
     }
 
-    fn client(&self, target: NodeId, node: &Member, heartbeat: bool) -> Network<P> {
+    fn client(&self, target: NodeId, node: &SharedMember, heartbeat: bool) -> Network<P> {
         Network {
             peers: self.peers.clone(),
             id: self.peers.identity().get().node_id,
@@ -62,11 +64,11 @@ impl<P: Platform> fmt::Debug for NetworkFactory<P> {
 impl<P: Platform> RaftNetworkFactory<Types<P::Runtime>> for NetworkFactory<P> {
     type Network = Network<P>;
 
-    async fn new_client(&mut self, target: NodeId, node: &Member) -> Self::Network {
+    async fn new_client(&mut self, target: NodeId, node: &SharedMember) -> Self::Network {
         self.client(target, node, false)
     }
 
-    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Member) -> Self::Network {
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &SharedMember) -> Self::Network {
         self.client(target, node, true)
     }
 }
@@ -248,7 +250,7 @@ impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
         snapshot: openraft::Snapshot<
             openraft::vote::leader_id_std::CommittedLeaderId<u64>,
             NodeId,
-            Member,
+            SharedMember,
             Self::SnapshotData,
         >,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,

@@ -26,6 +26,35 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Does what cannot do without space, from the reserve if need be.
+pub(crate) fn spend<D: Disk, T>(reserve: Option<&Reserve<D>>, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    match reserve {
+        Some(reserve) => reserve.spend(op),
+        None => op(),
+    }
+}
+
+/// As `replace_file` of the disk seam, with space from the reserve. A sync that failed is not tried again, whatever it
+/// says.
+pub(crate) fn replace_spending<D: Disk>(
+    disk: &D,
+    reserve: Option<&Reserve<D>>,
+    path: &Path,
+    content: &[u8],
+) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let file = spend(reserve, || {
+        let file = disk.open(&new, OpenMode::Create)?;
+        file.set_len(0)?;
+        file.write_at(0, content)?;
+        Ok(file)
+    })?;
+    file.sync()?;
+    drop(file);
+    spend(reserve, || disk.rename(&new, path))?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
 struct Inner<D: Disk> {
     disk: D,
     path: PathBuf,

@@ -11,13 +11,13 @@ use quorate_core::snapshot::{ChunkVerifier, ChunkWriter, Manifest, Trailer};
 use crate::platform::Platform;
 use crate::state_machine::StateMachineStore;
 use crate::store::redb::{Building, Built, Home};
-use crate::store::{BaseView, StoreError};
+use crate::store::{BaseView, Fault, StoreError};
 
 /// openraft's snapshot data: a view at the snapshot's entry, to be sent; or what a peer sent, to be installed.
 pub struct SnapshotData(pub(crate) Source);
 
 pub(crate) enum Source {
-    View(BaseView),
+    View(BaseView, Fault),
     Received(Received),
 }
 
@@ -41,7 +41,7 @@ impl Received {
 impl fmt::Debug for SnapshotData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Source::View(_) => "snapshot to send",
+            Source::View(..) => "snapshot to send",
             Source::Received(_) => "snapshot received",
         })
     }
@@ -54,7 +54,7 @@ impl SnapshotData {
     /// `Unsupported`: this is a received snapshot, which is not sent on.
     pub fn chunks(&self) -> io::Result<ChunkReader> {
         match &self.0 {
-            Source::View(base) => Ok(ChunkReader::new(base.clone())),
+            Source::View(base, fault) => Ok(ChunkReader::new(base.clone(), fault.clone())),
             Source::Received(_) => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, "a received snapshot is not sent on"))
             }
@@ -66,24 +66,26 @@ impl SnapshotData {
 #[derive(Debug)]
 pub struct ChunkReader {
     base: BaseView,
+    /// Of the store that is read: what cannot be read for a peer cannot be read for anybody.
+    fault: Fault,
     writer: ChunkWriter,
     last_key: Option<Bytes>,
 }
 
 impl ChunkReader {
-    pub(crate) fn new(base: BaseView) -> Self {
-        Self { base, writer: ChunkWriter::default(), last_key: None }
+    pub(crate) fn new(base: BaseView, fault: Fault) -> Self {
+        Self { base, fault, writer: ChunkWriter::default(), last_key: None }
     }
 
     /// The next chunk, encoded; `None` after the last. Reads the disk, synchronously, some 256 KiB at a time.
     ///
     /// # Errors
-    /// The store cannot be read; the transfer has to be given up.
+    /// The store cannot be read, and is of no use any more; the transfer has to be given up.
     pub fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
         let from = self.last_key.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut last = None;
         for pair in self.base.range(from, Bound::Unbounded) {
-            let (key, value) = pair?;
+            let (key, value) = pair.inspect_err(|error| self.fault.set(error.clone()))?;
             self.writer.push(&key, &value).map_err(StoreError::from)?;
             last = Some(key);
             if self.writer.is_full() {

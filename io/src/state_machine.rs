@@ -42,7 +42,7 @@ pub type PressureWatch<P> = <WatchOf<P> as Watch>::Receiver<bool>;
 pub type Snapshot = openraft::storage::Snapshot<
     openraft::vote::leader_id_std::CommittedLeaderId<u64>,
     quorate_core::NodeId,
-    quorate_core::Member,
+    crate::types::SharedMember,
     SnapshotData,
 >;
 
@@ -163,7 +163,7 @@ impl<P: Platform> StateMachineStore<P> {
     pub(crate) fn durable_state(&self) -> (Manifest, ChunkReader) {
         let layers = lock(&self.inner.layers);
         let (position, base) = layers.durable();
-        (position.into(), ChunkReader::new(base.clone()))
+        (position.into(), ChunkReader::new(base.clone(), self.inner.fault.clone()))
     }
 
     /// A hash of all pairs of the newest view: see [`View::state_hash`].
@@ -353,7 +353,7 @@ impl<P: Platform> StateMachineStore<P> {
         let received = match data.0 {
             Source::Received(received) => received,
             // A view of another store of this process: nothing was sent.
-            Source::View(base) => match self.staging_place() {
+            Source::View(base, _) => match self.staging_place() {
                 None => {
                     let pairs: Result<_, _> = base.range(Bound::Unbounded, Bound::Unbounded).collect();
                     Received::Memory(pairs?, position.into())
@@ -383,7 +383,7 @@ impl<P: Platform> StateMachineStore<P> {
         let (position, base) = layers.durable();
         let last_membership = stored_membership_to(&position.membership).map_err(io::Error::other)?;
         let meta = raft::SnapshotMeta { last_log_id: position.applied.map(log_id_to), last_membership };
-        Ok(Snapshot { meta, snapshot: SnapshotData(Source::View(base.clone())) })
+        Ok(Snapshot { meta, snapshot: SnapshotData(Source::View(base.clone(), self.inner.fault.clone())) })
     }
 }
 

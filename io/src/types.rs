@@ -1,8 +1,10 @@
 //! openraft's type parameters, chosen once, and conversions between its structs and ours.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use openraft::vote::leader_id_std::CommittedLeaderId;
@@ -35,6 +37,9 @@ impl fmt::Debug for Response {
         write!(f, "response of {} bytes", self.0.len())
     }
 }
+
+/// What openraft knows of a member. Shared: openraft copies it at every tick and with every change of the leader.
+pub type SharedMember = Arc<Member>;
 
 /// openraft's type configuration over a runtime.
 pub struct Types<R>(PhantomData<fn() -> R>);
@@ -76,11 +81,11 @@ impl<R: AsyncRuntime> openraft::RaftTypeConfig for Types<R> {
     type D = Command;
     type R = Response;
     type NodeId = NodeId;
-    type Node = Member;
+    type Node = SharedMember;
     type Term = u64;
     type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>;
     type Vote = openraft::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<Command, NodeId, Member>;
+    type Payload = openraft::EntryPayload<Command, NodeId, SharedMember>;
     type Entry = openraft::Entry<CommittedLeaderId<u64>, Self::Payload>;
     type AsyncRuntime = R;
     type Responder<T>
@@ -103,15 +108,15 @@ pub mod raft {
     /// Term, candidate, and whether it won.
     pub type Vote = openraft::Vote<openraft::impls::leader_id_std::LeaderId<u64, NodeId>>;
     /// A configuration.
-    pub type Membership = openraft::Membership<NodeId, Member>;
+    pub type Membership = openraft::Membership<NodeId, SharedMember>;
     /// A configuration with the entry that carried it.
-    pub type StoredMembership = openraft::StoredMembership<CommittedLeaderId<u64>, NodeId, Member>;
+    pub type StoredMembership = openraft::StoredMembership<CommittedLeaderId<u64>, NodeId, SharedMember>;
     /// What an entry carries.
-    pub type Payload = openraft::EntryPayload<Command, NodeId, Member>;
+    pub type Payload = openraft::EntryPayload<Command, NodeId, SharedMember>;
     /// A log entry.
     pub type Entry = openraft::Entry<CommittedLeaderId<u64>, Payload>;
     /// What a snapshot covers.
-    pub type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId<u64>, NodeId, Member>;
+    pub type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId<u64>, NodeId, SharedMember>;
 }
 
 /// Ours from openraft's.
@@ -140,8 +145,13 @@ pub fn vote_to(vote: &Vote) -> raft::Vote {
 pub fn membership_from(membership: &raft::Membership) -> Membership {
     Membership {
         configs: membership.get_joint_config().clone(),
-        members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+        members: membership.nodes().map(|(id, member)| (*id, Member::clone(member))).collect(),
     }
+}
+
+/// openraft's from ours.
+pub fn nodes_to(members: &BTreeMap<NodeId, Member>) -> BTreeMap<NodeId, SharedMember> {
+    members.iter().map(|(id, member)| (*id, Arc::new(member.clone()))).collect()
 }
 
 /// openraft's from ours. A decoded [`Membership`] has already been checked (every voter is a member), which is what
@@ -150,7 +160,7 @@ pub fn membership_from(membership: &raft::Membership) -> Membership {
 /// # Errors
 /// What openraft has against it.
 pub fn membership_to(membership: &Membership) -> Result<raft::Membership, String> {
-    raft::Membership::new(membership.configs.clone(), membership.members.clone()).map_err(|e| e.to_string())
+    raft::Membership::new(membership.configs.clone(), nodes_to(&membership.members)).map_err(|e| e.to_string())
 }
 
 /// Ours from openraft's.

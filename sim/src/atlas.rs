@@ -7,6 +7,8 @@
 //! 2. In a log only what is sealed is damaged: batches that have a valid successor on the medium, or that a later
 //!    segment's base vouches for. Rot in a batch without a successor cannot be told from a torn flush by anybody.
 //! 3. Nothing is damaged before the cluster is founded: that takes all its members.
+//! 4. A node that has lost its disk counts as damaged for ever. It must stay out: it has nothing of what it promised.
+//!    Its new disk is not damaged: nobody relies on that.
 //!
 //! Crashes, failed writes and full disks know no bounds.
 //!
@@ -21,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quorate_core::founding::{self, FoundingRecord};
 use quorate_core::identity;
 use quorate_core::log::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, parse_segment_name, segment_name};
-use quorate_core::log::recovery::{DamageKind, SegmentFacts, scan_segment};
+use quorate_core::log::recovery::{SegmentFacts, scan_segment};
 use quorate_io::log_store::OpenError;
 use quorate_io::node::{StartError, StopError, exit_code};
 use quorate_io::store::StoreError;
@@ -34,6 +36,9 @@ pub const DATA_DIR: &str = "/data";
 
 /// Data that was durable is never lost silently: what is damaged is found before it is used.
 pub const DAMAGE_IS_FOUND: &str = "damage to durable data is found, named, and not used";
+
+/// Whatever a crash leaves of a store is a store: only damage explains that a node builds it anew.
+pub const KEEPS_WHOLE_STORES: &str = "a node gives up its store only when it is damaged";
 
 /// Why a process ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,8 @@ struct Ledger {
     /// Nodes that must not start, whatever they say.
     must_refuse: BTreeSet<u32>,
     gone: BTreeSet<u32>,
+    /// Nodes that have lost their disks.
+    wiped: BTreeSet<u32>,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -102,8 +109,11 @@ impl Atlas {
             Err(why)
         };
         let drive = &drives[node as usize - 1];
-        if !drives.iter().all(is_founded) {
+        if !self.is_cluster_founded(drives) {
             return suppressed("the cluster is not founded yet");
+        }
+        if self.is_wiped(node) {
+            return suppressed("a wiped node has promised nothing yet");
         }
         if !self.allows(drives, node) {
             return suppressed("more than a minority would be damaged");
@@ -143,7 +153,7 @@ impl Atlas {
 
     /// Whether a write of this node's store may be lost.
     pub fn may_lose(&self, drives: &[Drive], node: u32) -> bool {
-        let may = drives.iter().all(is_founded) && self.allows(drives, node);
+        let may = self.is_cluster_founded(drives) && !self.is_wiped(node) && self.allows(drives, node);
         let mut ledger = self.lock();
         if may {
             ledger.store.insert(node);
@@ -151,6 +161,34 @@ impl Atlas {
             *ledger.counts.entry("damage suppressed by the atlas").or_default() += 1;
         }
         may
+    }
+
+    /// Whether a node may lose its disk; if so, it does.
+    pub fn may_wipe(&self, drives: &[Drive], node: u32) -> bool {
+        let may = self.is_cluster_founded(drives) && self.allows(drives, node) && !self.is_gone(node);
+        let mut ledger = self.lock();
+        if may {
+            ledger.log.insert(node);
+            ledger.wiped.insert(node);
+            // The damage went with the disk.
+            ledger.store.remove(&node);
+            ledger.must_refuse.remove(&node);
+            ledger.spots.retain(|(of, ..)| *of != node);
+            *ledger.counts.entry("nodes wiped").or_default() += 1;
+        } else {
+            *ledger.counts.entry("damage suppressed by the atlas").or_default() += 1;
+        }
+        may
+    }
+
+    /// Whether a node has lost its disk.
+    pub fn is_wiped(&self, node: u32) -> bool {
+        self.lock().wiped.contains(&node)
+    }
+
+    /// Rule 3.
+    fn is_cluster_founded(&self, drives: &[Drive]) -> bool {
+        (1..).zip(drives).all(|(node, drive)| is_founded(drive) || self.is_wiped(node))
     }
 
     /// Rule 1.
@@ -168,6 +206,11 @@ impl Atlas {
     /// Whether the log or the papers of a node were damaged, so that nothing may be demanded of it.
     pub fn has_damaged_log(&self, node: u32) -> bool {
         self.lock().log.contains(&node)
+    }
+
+    /// Whether everything in a node's store can be read.
+    pub fn has_whole_store(&self, node: u32) -> bool {
+        !self.lock().store.contains(&node)
     }
 
     /// Whether a node has refused its damaged data: it is never started again.
@@ -198,6 +241,11 @@ impl Atlas {
         Err(format!("n{node} starts, and has not found the damage at {spots:?}"))
     }
 
+    /// Whether a node may give up its store and build another: it was damaged, or may be.
+    pub fn may_rebuild(&self, node: u32) -> bool {
+        self.lock().store.contains(&node)
+    }
+
     /// What explains that a node did not start; `None` if nothing does.
     pub fn explain_start(&self, node: u32, error: &StartError, drive: &Drive) -> Option<Fall> {
         let harms = drive.harms();
@@ -206,14 +254,17 @@ impl Atlas {
         let explained = match error {
             StartError::Log(OpenError::Damage { damage, .. }) => {
                 let path = Path::new(DATA_DIR).join(segment_name(damage.segment));
-                let offset = if damage.kind == DamageKind::NoBase { BLOCK_BYTES } else { damage.offset };
-                self.lock().spots.contains(&(node, path, offset))
+                self.lock().spots.contains(&(node, path, damage.offset))
             }
             StartError::Log(OpenError::Identity { path, .. }) | StartError::Record { path, .. } => harmed(path),
             // It has been rebuilt, and what was built is damaged again.
             StartError::Store(StoreError::Damaged { file, .. }) => harmed(file) && self.lock().store.contains(&node),
+            StartError::Consensus(error) => return self.explain_stop(node, error, drive),
             _ => false,
         };
+        if code == exit_code::NOT_A_MEMBER {
+            return self.stays_out(node);
+        }
         if code == exit_code::DAMAGED {
             return explained.then(|| self.gone(node, "damaged nodes that refused to start"));
         }
@@ -241,7 +292,8 @@ impl Atlas {
                 explained.then_some(Fall::StoreDamaged)
             }
             StopError::Storage(_) => self.disk_failed(drive, reserve_is_spent(drive)),
-            StopError::Founding(_) | StopError::Raft(_) => None,
+            StopError::Founding(_) => self.stays_out(node),
+            StopError::Raft(_) => None,
         }
     }
 
@@ -253,6 +305,11 @@ impl Atlas {
         ledger.must_refuse.remove(&node);
         *ledger.counts.entry(what).or_default() += 1;
         Fall::Gone
+    }
+
+    /// It has found out that it is no member; a reason to do so is that it lost its disk.
+    fn stays_out(&self, node: u32) -> Option<Fall> {
+        self.is_wiped(node).then(|| self.gone(node, "wiped nodes that stayed out"))
     }
 
     fn disk_failed(&self, drive: &Drive, had_no_space: bool) -> Option<Fall> {

@@ -1,89 +1,144 @@
-//! Clients: sequential processes that talk to production's router and remember what they learnt.
+//! Clients: sequential processes that ask nodes and remember what they learnt.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
 use futures_channel::oneshot;
-use http_body_util::BodyExt;
 use openraft_rt::AsyncRuntime;
-use serde_json::Value;
-use tower::ServiceExt;
 
 use crate::Trace;
-use crate::check::history::{Consistency, Item, Op, Operation, Outcome, Recorder};
-use crate::cluster::Live;
+use crate::check::history::{Operation, Recorder};
+use crate::cluster::{Door, Live};
 use crate::plan::Workload;
-use crate::platform::{Machine, SimRuntime, global_now};
+use crate::platform::{SimRuntime, global_now};
 use crate::rng::SplitMix;
+use crate::subject::{Fate, Serials, Subject};
 use crate::trace::Event;
 use crate::witness::Working;
 
 /// A client gives up on an answer after this long; what it asked for may still happen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A client that is to crash does so within this time after it has asked.
+const CRASH_WITHIN: Duration = Duration::from_millis(30);
+/// By so much the number of the client that goes on is higher than that of the one that crashed.
+const NEXT_NUMBER: u64 = 1_000;
+
+/// What clients of a subject did and saw.
+pub type History<S> = Vec<Operation<<S as Subject>::Op, <S as Subject>::Outcome>>;
+
 /// What all clients of a run share.
-#[derive(Clone)]
-pub struct Journal {
-    recorder: Arc<Mutex<Recorder>>,
-    forwarded: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
+pub struct Journal<S: Subject>(Arc<Shared<S>>);
+
+struct Shared<S: Subject> {
+    recorder: Mutex<Recorder<S::Op, S::Outcome>>,
+    forwarded: AtomicU64,
+    refused: AtomicU64,
+    crashed: AtomicU64,
+    retried: AtomicU64,
     working: Working,
     trace: Trace,
 }
 
-impl Journal {
+impl<S: Subject> Clone for Journal<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Subject> Journal<S> {
     /// An empty one.
     pub fn new(trace: Trace, working: Working) -> Self {
-        Self { recorder: Arc::default(), forwarded: Arc::default(), refused: Arc::default(), working, trace }
+        let (forwarded, refused, crashed, retried) = Default::default();
+        let recorder = Mutex::default();
+        Self(Arc::new(Shared { recorder, forwarded, refused, crashed, retried, working, trace }))
     }
 
-    fn invoke(&self, client: u64, op: Op) -> usize {
-        self.working.fetch_add(1, Ordering::Relaxed);
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).invoke(client, global_now(), op)
+    /// `node` is who is asked.
+    fn invoke(&self, client: u64, node: u32, op: S::Op) -> usize {
+        self.0.working.fetch_add(1, Ordering::Relaxed);
+        let text = op.to_string();
+        let index = self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner).invoke(client, global_now(), op);
+        self.event(node, "client invoke", [client, index as u64], &text);
+        index
     }
 
-    fn complete(&self, client: u64, index: usize, outcome: Outcome) {
-        self.working.fetch_sub(1, Ordering::Relaxed);
-        let text = format!("{outcome:?}");
-        let (at, numbers) = (global_now(), [client, index as u64]);
-        self.trace.event(Event { at, node: 0, kind: "client", subject: "", numbers, payload: text.as_bytes() });
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).complete(index, global_now(), outcome);
+    fn event(&self, node: u32, kind: &'static str, numbers: [u64; 2], text: &str) {
+        self.0.trace.event(Event { at: global_now(), node, kind, subject: text, numbers, payload: &[] });
+    }
+
+    fn complete(&self, client: u64, index: usize, outcome: S::Outcome) {
+        self.0.working.fetch_sub(1, Ordering::Relaxed);
+        let kind = match S::fate(&outcome) {
+            Fate::NotApplied => "client not-applied",
+            Fate::Unknown => "client unknown",
+            Fate::Done => "client ok",
+        };
+        self.event(0, kind, [client, index as u64], &outcome.to_string());
+        self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner).complete(index, global_now(), outcome);
     }
 
     /// Acknowledged writes that were sent to a node that did not lead.
     pub fn forwarded(&self) -> u64 {
-        self.forwarded.load(Ordering::Relaxed)
+        self.0.forwarded.load(Ordering::Relaxed)
     }
 
     /// Writes that were not taken because a disk was full.
     pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// Operations that a client began and crashed before it learnt what came of them.
+    pub fn crashed(&self) -> u64 {
+        self.0.crashed.load(Ordering::Relaxed)
+    }
+
+    /// Writes of unknown outcome that were tried once more.
+    pub fn retried(&self) -> u64 {
+        self.0.retried.load(Ordering::Relaxed)
     }
 
     /// Everything that was recorded.
-    pub fn finish(&self) -> Vec<Operation> {
-        std::mem::take(&mut *self.recorder.lock().unwrap_or_else(PoisonError::into_inner)).finish()
+    pub fn finish(&self) -> History<S> {
+        std::mem::take(&mut *self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner)).finish()
     }
 }
 
 /// One client.
-pub struct Client {
-    /// Its number.
-    pub number: u64,
-    /// Where it records.
-    pub journal: Journal,
+pub struct Client<S: Subject> {
+    subject: S,
+    journal: Journal<S>,
     rng: SplitMix,
-    serial: u64,
+    serials: Serials,
+    /// For each node the interface to a process of it, and which process that was.
+    services: Vec<Option<(u64, S::Service)>>,
+    /// When it crashes and whether it tries again, in a stream of its own.
+    habits: SplitMix,
+    crash_per_mille: u32,
 }
 
-impl Client {
-    /// A client of a run.
-    pub fn new(seed: u64, number: u64, journal: Journal) -> Self {
-        Self { number, journal, rng: SplitMix::labelled(seed, &format!("client {number}")), serial: 0 }
+impl<S: Subject> Client<S> {
+    /// A client of a run, with a number of its own.
+    pub fn new(subject: S, seed: u64, number: u64, journal: Journal<S>) -> Self {
+        let stream = |label| SplitMix::labelled(seed, &format!("{label} {number}"));
+        let (rng, habits) = (stream("client"), stream("habits of client"));
+        let (serials, services) = (Serials::new(number), Vec::new());
+        Self { subject, journal, rng, serials, services, habits, crash_per_mille: 0 }
+    }
+
+    /// From now on it crashes in so many of 1000 operations, and goes on under another number.
+    pub fn crashes(&mut self, per_mille: u32) {
+        self.crash_per_mille = per_mille;
+    }
+
+    /// The operation to try instead of one with this outcome, if any: a new one, since the other may still happen.
+    pub fn again(&mut self, op: S::Op, outcome: &S::Outcome, workload: &Workload) -> Option<S::Op> {
+        if S::fate(outcome) != Fate::Unknown || !self.habits.chance(workload.retry_per_mille) {
+            return None;
+        }
+        self.journal.0.retried.fetch_add(1, Ordering::Relaxed);
+        Some(self.subject.again(op, workload, &mut self.serials))
     }
 
     /// Draws the next pause within a burst.
@@ -97,141 +152,77 @@ impl Client {
     }
 
     /// Draws the next operation.
-    pub fn draw(&mut self, workload: &Workload) -> Op {
-        let key = format!("k{}", self.rng.below(u64::from(workload.keys)));
-        if self.rng.chance(workload.read_per_mille) {
-            let stale = self.rng.chance(workload.stale_per_mille);
-            let consistency = if stale { Consistency::Stale } else { Consistency::Linearizable };
-            return if self.rng.chance(100) {
-                Op::List { prefix: "k".to_owned(), consistency }
-            } else {
-                Op::Get { key, consistency }
-            };
-        }
-        if self.rng.chance(workload.delete_per_mille) {
-            return Op::Delete { key };
-        }
-        Op::Put { key, value: self.value(workload.padding_bytes) }
+    pub fn draw(&mut self, workload: &Workload) -> S::Op {
+        self.subject.draw(workload, &mut self.rng, &mut self.serials)
     }
 
-    /// A value that no other put has.
-    pub fn value(&mut self, padding_bytes: usize) -> String {
-        self.serial += 1;
-        format!("\"c{}-{}{}\"", self.number, self.serial, "x".repeat(padding_bytes))
+    /// See [`Subject::probe_write`].
+    pub fn probe_write(&mut self) -> S::Op {
+        self.subject.probe_write(&mut self.rng, &mut self.serials)
+    }
+
+    /// See [`Subject::probe_read`].
+    pub fn probe_read(&mut self) -> Option<S::Op> {
+        self.subject.probe_read(&mut self.rng, &mut self.serials)
+    }
+
+    /// The interface to the process that runs.
+    fn service(&mut self, node: u32, live: &Live) -> S::Service {
+        let at = node as usize;
+        if self.services.len() <= at {
+            self.services.resize_with(at + 1, || None);
+        }
+        let known = self.services[at].take().filter(|(incarnation, _)| *incarnation == live.incarnation);
+        let (incarnation, service) = known.unwrap_or_else(|| (live.incarnation, self.subject.serve(&live.node)));
+        self.services[at] = Some((incarnation, service.clone()));
+        service
+    }
+
+    /// Lets go of all processes, so that what they hold is freed.
+    pub fn hang_up(&mut self) {
+        self.services.clear();
     }
 
     /// Performs an operation on a node and records it. The request runs in the node's process; the way there and back
     /// takes time, and a process that dies takes the answer with it.
-    pub async fn perform(&mut self, machine: &Machine, live: &Live, op: Op) -> Outcome {
-        let index = self.journal.invoke(self.number, op.clone());
+    pub async fn perform(&mut self, (machine, _): &Door, live: &Live, op: S::Op) -> S::Outcome {
+        let client = self.serials.client;
+        let index = self.journal.invoke(client, machine.node(), op.clone());
         SimRuntime::sleep(Duration::from_micros(self.rng.skewed(50, 2_000))).await;
         let (sender, receiver) = oneshot::channel();
-        let (app, request) = (live.app.clone(), op.clone());
-        let forwarded = op.is_write() && !live.node.leadership().current().is_local;
-        let refused = self.journal.refused.clone();
+        let service = self.service(machine.node(), live);
+        let is_write = S::is_write(&op);
+        let forwarded = is_write && !live.node.leadership().current().is_local;
         let task = machine.spawn(async move {
             // Nobody may be waiting any more.
-            let _ = sender.send(ask(app, request, &refused).await);
+            let _ = sender.send(S::ask(service, op).await);
         });
+        let crashes = self.habits.chance(self.crash_per_mille);
+        let patience = match crashes {
+            true => Duration::from_micros(self.habits.skewed(1, CRASH_WITHIN.as_micros() as u64)),
+            false => PATIENCE,
+        };
         let outcome = match task {
             // Nobody listens there: the connection is refused.
-            None => Outcome::NotApplied,
-            Some(_) => match SimRuntime::timeout(PATIENCE, receiver).await {
-                Ok(Ok(outcome)) => outcome,
-                _ if op.is_write() => Outcome::Unknown,
-                _ => Outcome::NotApplied,
+            None => S::NOT_APPLIED,
+            Some(_) => match SimRuntime::timeout(patience, receiver).await {
+                Ok(Ok(answer)) => {
+                    self.journal.0.refused.fetch_add(u64::from(answer.disk_full), Ordering::Relaxed);
+                    answer.outcome
+                }
+                _ if is_write => S::Outcome::default(),
+                _ => S::NOT_APPLIED,
             },
         };
         SimRuntime::sleep(Duration::from_micros(self.rng.skewed(50, 2_000))).await;
-        if forwarded && matches!(outcome, Outcome::Put { .. } | Outcome::Delete { .. }) {
-            self.journal.forwarded.fetch_add(1, Ordering::Relaxed);
+        if forwarded && S::fate(&outcome) == Fate::Done {
+            self.journal.0.forwarded.fetch_add(1, Ordering::Relaxed);
         }
-        self.journal.complete(self.number, index, outcome.clone());
+        self.journal.complete(client, index, outcome.clone());
+        if crashes && S::fate(&outcome) == Fate::Unknown {
+            self.journal.0.crashed.fetch_add(1, Ordering::Relaxed);
+            self.serials.client += NEXT_NUMBER;
+        }
         outcome
-    }
-}
-
-async fn ask(app: Router, op: Op, refused: &AtomicU64) -> Outcome {
-    let (method, uri, body) = match &op {
-        Op::Put { key, value } => ("PUT", format!("/kv/{key}"), value.clone()),
-        Op::Delete { key } => ("DELETE", format!("/kv/{key}"), String::new()),
-        Op::Get { key, consistency } => ("GET", format!("/kv/{key}?consistency={}", word(*consistency)), String::new()),
-        Op::List { prefix, consistency } => {
-            ("GET", format!("/kv?prefix={prefix}&limit=1000&consistency={}", word(*consistency)), String::new())
-        }
-    };
-    let request = Request::builder().method(method).uri(uri).body(Body::from(body)).expect("a well-formed request");
-    let response = app.oneshot(request).await.expect("the router does not fail");
-    if op.is_write() && response.status() == StatusCode::INSUFFICIENT_STORAGE {
-        refused.fetch_add(1, Ordering::Relaxed);
-        // Whatever the body says: a full disk is refused before consensus hears of the command.
-        return Outcome::NotApplied;
-    }
-    learn(&op, response).await.unwrap_or(if op.is_write() { Outcome::Unknown } else { Outcome::NotApplied })
-}
-
-fn word(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Linearizable => "linearizable",
-        Consistency::Stale => "stale",
-    }
-}
-
-/// What a response says; `None` if it does not say.
-async fn learn(op: &Op, response: Response<Body>) -> Option<Outcome> {
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.ok()?.to_bytes();
-    let header = |name: &str| head.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-    let found = head.status == StatusCode::OK;
-    let absent = head.status == StatusCode::NOT_FOUND && matches!(op, Op::Get { .. });
-    if !(found || absent) {
-        let problem: Value = serde_json::from_slice(&body).ok()?;
-        return (problem.get("outcome")? == "not-applied").then_some(Outcome::NotApplied);
-    }
-    match op {
-        Op::Get { key, .. } => {
-            let item = found.then(|| {
-                Some(Item {
-                    key: key.clone(),
-                    value: String::from_utf8_lossy(&body).into_owned(),
-                    mod_revision: header("quorate-mod-revision")?,
-                    create_revision: header("quorate-create-revision"),
-                    version: header("quorate-version"),
-                })
-            });
-            let item = match item {
-                Some(item) => Some(item?),
-                None => None,
-            };
-            Some(Outcome::Get { revision: header("quorate-revision")?, item })
-        }
-        Op::List { .. } => {
-            let page: Value = serde_json::from_slice(&body).ok()?;
-            let items = page.get("items")?.as_array()?.iter().map(|item| {
-                Some(Item {
-                    key: item.get("key")?.as_str()?.to_owned(),
-                    value: item.get("value")?.to_string(),
-                    mod_revision: item.get("mod_revision")?.as_u64()?,
-                    create_revision: item.get("create_revision")?.as_u64(),
-                    version: item.get("version")?.as_u64(),
-                })
-            });
-            Some(Outcome::List { revision: page.get("revision")?.as_u64()?, items: items.collect::<Option<_>>()? })
-        }
-        Op::Put { .. } => {
-            let done: Value = serde_json::from_slice(&body).ok()?;
-            Some(Outcome::Put {
-                revision: done.get("revision")?.as_u64()?,
-                create_revision: done.get("create_revision")?.as_u64(),
-                version: done.get("version")?.as_u64(),
-            })
-        }
-        Op::Delete { .. } => {
-            let done: Value = serde_json::from_slice(&body).ok()?;
-            Some(Outcome::Delete {
-                revision: done.get("revision")?.as_u64()?,
-                deleted: done.get("deleted")?.as_bool()?,
-            })
-        }
     }
 }

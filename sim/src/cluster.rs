@@ -5,32 +5,34 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{RaftLogReader, storage::RaftLogStorage};
+use openraft::{RaftLogReader, RaftMetrics, ServerState, storage::RaftLogStorage};
 use openraft_rt::AsyncRuntime;
+use quorate_core::StateMachine;
 use quorate_core::config::Timing;
 use quorate_core::disk::Wake;
 use quorate_core::founding::FoundingList;
-use quorate_core::kv::Limits;
+use quorate_io::types::Types;
 use quorate_io::{Node, NodeConfig, Storage};
 
-use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall, is_vital_failure};
+use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall, KEEPS_WHOLE_STORES, is_vital_failure};
 use crate::check::history::Violation;
 use crate::check::raft::LogEntry;
 use crate::plan::Plan;
 use crate::platform::{
     DiskProfile, Drive, FileClass, LinkProfile, Machine, SimPlatform, SimRuntime, SimWake, World, WorldConfig,
+    global_now,
 };
-use crate::witness::{NO_SPONTANEOUS_STOP, ObservedKv, Witness, hash};
+use crate::witness::{NO_SPONTANEOUS_STOP, Observed, WIPED_STAYS_OUT, Witness, hash};
+use crate::{Event, Trace};
 
 /// A process that is up.
 #[derive(Clone)]
 pub struct Live {
     /// Production's node.
     pub node: Node<SimPlatform>,
-    /// Production's REST interface.
-    pub app: Router,
+    /// Which of the machine's processes it is, from 1.
+    pub incarnation: u64,
 }
 
 /// A machine, and the process that is up on it, if any.
@@ -86,6 +88,9 @@ impl Member {
     }
 }
 
+/// Makes the state machine of a process that starts.
+pub type Machines = Box<dyn Fn() -> Arc<dyn StateMachine> + Send>;
+
 /// All machines of a run.
 pub struct Cluster {
     /// Where they are.
@@ -98,12 +103,13 @@ pub struct Cluster {
     pub bell: SimWake,
     witness: Witness,
     disk: DiskProfile,
+    machines: Machines,
     canary: bool,
 }
 
 impl Cluster {
     /// Machines that are switched off.
-    pub fn new(plan: &Plan, witness: Witness, trace_keep: usize) -> Self {
+    pub fn new(plan: &Plan, machines: Machines, witness: Witness, trace: Trace) -> Self {
         let disk = DiskProfile {
             sync_ns_max: plan.setup.sync_us_max * 1_000,
             sync_ns_min: plan.setup.sync_us_max * 200,
@@ -114,11 +120,16 @@ impl Cluster {
             ..DiskProfile::default()
         };
         let link = LinkProfile { latency_ns: plan.setup.latency_us * 1_000, ..LinkProfile::default() };
-        let world = World::new(WorldConfig { seed: plan.seed, disk: disk.clone(), link, trace_keep });
+        let world = World::new(WorldConfig { seed: plan.seed, disk: disk.clone(), link, trace });
         let bell = SimWake::default();
         let members = (1..=plan.nodes).map(|n| {
             let machine = world.machine(&format!("n{n}"));
             machine.drive().set_bell(bell.clone());
+            if plan.has_clocks() {
+                let clock = plan.setup.clocks.get(n as usize - 1).copied().unwrap_or_default();
+                machine.set_clock_drift(clock.drift_ppm);
+                machine.step_clock(Duration::from_millis(clock.offset_ms));
+            }
             Member {
                 machine,
                 config: config(plan, n),
@@ -132,7 +143,7 @@ impl Cluster {
             }
         });
         let members = members.collect();
-        Self { world, members, atlas: Atlas::new(plan.nodes), bell, witness, disk, canary: plan.canary }
+        Self { world, members, atlas: Atlas::new(plan.nodes), bell, witness, disk, machines, canary: plan.canary }
     }
 
     /// All disks, from node 1.
@@ -187,8 +198,13 @@ impl Cluster {
 
     /// Ends every process that has ended by itself, and starts it again if that makes sense; whether there was one.
     pub fn raise(&mut self) -> bool {
+        self.raise_of(|_| true)
+    }
+
+    /// The same of some, by index.
+    pub fn raise_of(&mut self, wanted: impl Fn(usize) -> bool) -> bool {
         let mut any = false;
-        for index in 0..self.members.len() {
+        for index in (0..self.members.len()).filter(|index| wanted(*index)) {
             if self.members[index].take_fall().is_some() {
                 any = true;
                 self.members[index].machine.kill();
@@ -232,8 +248,11 @@ impl Cluster {
             atlas: self.atlas.clone(),
             bell: self.bell.clone(),
             witness: self.witness.clone(),
+            trace: self.world.trace().clone(),
         };
-        let machine = ObservedKv { node: number, witness: self.witness.clone(), twice: self.canary && number == 1 };
+        let (witness, machine) = (self.witness.clone(), (self.machines)());
+        let (atlas, twice) = (self.atlas.clone(), self.canary && number == 1);
+        let machine = Observed { node: number, witness, machine, atlas, twice };
         let config = member.config.clone();
         drop(member.machine.boot(move |platform| boot.run(platform, config, machine)));
     }
@@ -256,7 +275,7 @@ impl Cluster {
             let inspection = member.machine.spawn(async move {
                 let view = node.store().view();
                 if let (Some(applied), Ok(hash)) = (view.applied(), view.state_hash()) {
-                    witness.confirmed(number, applied.index);
+                    witness.confirmed(number, node.raft().metrics().borrow_watched().current_term, applied.index);
                     witness.state(number, applied.index, hash);
                 }
                 let mut reader = node.log().clone().get_log_reader().await;
@@ -301,6 +320,7 @@ struct Boot {
     atlas: Atlas,
     bell: SimWake,
     witness: Witness,
+    trace: Trace,
 }
 
 /// The store files of a machine.
@@ -309,7 +329,7 @@ fn stores(machine: &Machine) -> BTreeSet<PathBuf> {
 }
 
 impl Boot {
-    async fn run(self, platform: SimPlatform, config: NodeConfig, machine: ObservedKv) {
+    async fn run(self, platform: SimPlatform, config: NodeConfig, machine: Observed) {
         let (number, witness) = (self.number, &self.witness);
         let before = stores(&self.machine);
         let node = match Node::start(platform, config, machine).await {
@@ -322,6 +342,10 @@ impl Boot {
         if !stores(&self.machine).is_subset(&before) {
             // It was rebuilt: some of what was applied so far was applied to a store that could not be read.
             witness.discard(number);
+            if !before.is_empty() && !self.atlas.may_rebuild(number) {
+                let what = format!("n{number} has built its store anew, and nothing had happened to it");
+                witness.report(Violation::new(KEEPS_WHOLE_STORES, what, vec![]));
+            }
         }
         if let Err(missed) = self.atlas.started(number, self.machine.drive()) {
             witness.report(Violation::new(DAMAGE_IS_FOUND, missed, vec![]));
@@ -332,16 +356,26 @@ impl Boot {
         if let Some(what) = self.fell.and_then(came_back) {
             witness.reached(what);
         }
-        let app = quorate::app(node.clone(), Limits::default());
-        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(Live { node: node.clone(), app });
-        drop(self.machine.spawn(watch_metrics(number, self.incarnation, node.clone(), witness.clone())));
+        let live = Live { node: node.clone(), incarnation: self.incarnation };
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live);
+        self.detail("process up", "");
+        let watch = watch_metrics(number, self.incarnation, node.clone(), self.atlas.clone(), witness.clone());
+        drop(self.machine.spawn(watch));
         let error = node.stopped().await;
         let explained = self.atlas.explain_stop(number, &error, self.machine.drive());
         self.fall(explained, || format!("n{number} stopped by itself: {error}"));
     }
 
+    fn detail(&self, kind: &'static str, subject: &str) {
+        let (at, node) = (global_now(), self.number);
+        self.trace.detail(Event { at, node, kind, subject, numbers: [self.incarnation, 0], payload: &[] });
+    }
+
     /// The process has ended by itself.
-    fn fall(&self, explained: Option<Fall>, what: impl FnOnce() -> String) {
+    fn fall(&self, explained: Option<Fall>, what: impl Fn() -> String) {
+        if self.trace.is_recording() {
+            self.detail("process over", &what());
+        }
         let Some(fall) = explained else {
             self.witness.report(Violation::new(NO_SPONTANEOUS_STOP, what(), vec![]));
             return;
@@ -368,13 +402,50 @@ fn log_entry(entry: &quorate_io::types::raft::Entry) -> LogEntry {
     LogEntry { index: ours.log_id.index, term: ours.log_id.term, payload_hash }
 }
 
-async fn watch_metrics(number: u32, incarnation: u64, node: Node<SimPlatform>, witness: Witness) {
+/// Tells the witness of everything that a process says about itself, and shows it the log of each new leader.
+async fn watch_metrics(number: u32, incarnation: u64, node: Node<SimPlatform>, atlas: Atlas, witness: Witness) {
+    let wiped = atlas.is_wiped(number);
     let mut metrics = node.raft().metrics();
+    let mut led = 0;
     loop {
-        witness.progress(number, incarnation, &metrics.borrow_and_update());
+        let leads = {
+            let metrics = metrics.borrow_and_update();
+            match wiped {
+                true => stays_out(number, &witness, &metrics),
+                false => witness.progress(number, incarnation, &metrics),
+            }
+            (metrics.state == ServerState::Leader && metrics.current_term > led).then_some(metrics.current_term)
+        };
+        if let Some(term) = leads {
+            led = term;
+            show_log(number, term, &node, &atlas, &witness).await;
+        }
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Shows the log of a leader. What cannot be read, or may be damaged, says nothing.
+async fn show_log(number: u32, term: u64, node: &Node<SimPlatform>, atlas: &Atlas, witness: &Witness) {
+    if atlas.has_damaged_log(number) {
+        return;
+    }
+    let mut reader = node.log().clone().get_log_reader().await;
+    let Ok(entries) = reader.try_get_log_entries(..).await else { return };
+    // What is purged meanwhile only says less.
+    let Ok(state) = node.log().clone().get_log_state().await else { return };
+    let purged = state.last_purged_log_id.map(|purged| purged.index);
+    let entries: Vec<LogEntry> = entries.iter().map(log_entry).collect();
+    witness.leader(number, term, purged, &entries);
+}
+
+/// A node that lost its disk has no business with consensus.
+fn stays_out(number: u32, witness: &Witness, metrics: &RaftMetrics<Types<SimRuntime>>) {
+    if metrics.current_term > 0 || metrics.last_log_index.is_some() {
+        let (term, last) = (metrics.current_term, metrics.last_log_index);
+        let what = format!("n{number} is in term {term}, its log ends at {last:?}");
+        witness.report(Violation::new(WIPED_STAYS_OUT, what, vec![]));
     }
 }
 

@@ -12,7 +12,9 @@ pub const SEEDS_MIN: u64 = 1_000;
 pub const SEEDS_MIN_FOR_POINTS: u64 = 2_000;
 
 /// Of a thousand seeds, at least so many.
-const REACHED: [(&str, u64); 21] = [
+const REACHED: [(&str, u64); 28] = [
+    ("cores that served alone", 250),
+    ("outsiders deaf", 60),
     ("runs with 3 nodes", 300),
     ("runs with 5 nodes", 200),
     ("leaders", 1_500),
@@ -34,6 +36,11 @@ const REACHED: [(&str, u64); 21] = [
     ("nodes that stopped because their store was damaged", 1),
     ("nodes that came back after their store was found damaged", 1),
     ("stores rebuilt", 60),
+    ("nodes wiped", 25),
+    ("wiped nodes that stayed out", 15),
+    ("operations of clients that crashed", 500),
+    ("writes tried again", 800),
+    ("runs with a quiet second", 400),
 ];
 
 /// The same, of what happens to disks.
@@ -48,6 +55,14 @@ const DISKS: [(&str, u64); 10] = [
     ("operations refused for want of space", 200),
     ("lost writes", 15),
     ("misdirected writes", 8),
+];
+
+/// The same, of what happens to the network.
+const NET: [(&str, u64); 4] = [
+    ("connects that hung", 4_000),
+    ("half-open connections", 10_000),
+    ("connections stranded", 1_000),
+    ("late bytes of old connections", 10_000),
 ];
 
 /// What so many seeds should have reached and have not, a line for each. Empty for a sweep that is too short to tell.
@@ -65,6 +80,7 @@ pub fn missing(seeds: u64, stats: &Stats) -> Vec<String> {
     let due = |of_a_thousand: u64| of_a_thousand * seeds / 1_000;
     REACHED.iter().for_each(|(what, least)| demand(&stats.reached, what, due(*least)));
     DISKS.iter().for_each(|(what, least)| demand(&stats.disk, what, due(*least)));
+    NET.iter().for_each(|(what, least)| demand(&stats.net, what, due(*least)));
     fault_classes().into_iter().for_each(|class| demand(&stats.faults, class, due(50)));
     if seeds >= SEEDS_MIN_FOR_POINTS {
         CRASH_POINTS.iter().for_each(|point| demand(&stats.points, point.name, 1));
@@ -82,6 +98,7 @@ mod tests {
         Stats {
             unknown: 1_000,
             reached: all(&mut REACHED.iter().map(|(what, _)| *what)),
+            net: all(&mut NET.iter().map(|(what, _)| *what)),
             disk: all(&mut DISKS.iter().map(|(what, _)| *what)),
             faults: all(&mut fault_classes().into_iter()),
             points: all(&mut CRASH_POINTS.iter().map(|point| point.name)),
@@ -93,11 +110,11 @@ mod tests {
     fn whatever_is_not_reached_is_missing() {
         assert_eq!(missing(2_000, &full()), Vec::<String>::new());
         assert_eq!(missing(SEEDS_MIN - 1, &Stats::default()), Vec::<String>::new(), "too few to tell");
-        let names = REACHED.iter().chain(&DISKS).map(|(what, _)| *what);
+        let names = REACHED.iter().chain(&DISKS).chain(&NET).map(|(what, _)| *what);
         let names = names.chain(fault_classes()).chain(CRASH_POINTS.iter().map(|point| point.name));
         for name in names {
             let mut stats = full();
-            for counts in [&mut stats.reached, &mut stats.disk, &mut stats.faults, &mut stats.points] {
+            for counts in [&mut stats.reached, &mut stats.disk, &mut stats.net, &mut stats.faults, &mut stats.points] {
                 counts.remove(name);
             }
             let missing = missing(2_000, &stats);

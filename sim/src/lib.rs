@@ -20,21 +20,32 @@
 //!
 //! ```text
 //!  seed ──plan::Plan::draw──► Plan ─────────run::run─────────► Report            sweep::sweep: many, on threads
-//!                             nodes, settings,                 verdict, hash,    sweep::explain: what failed, the
+//!  file ──plan::Plan::parse─► nodes, settings,                 verdict, hash,    sweep::explain: what failed, the
 //!                             workload, faults                 history, figures  plan, the command that repeats it
+//!                                 ▲                               │
+//!                                 └───────── shrink::shrink ──────┘              the smallest plan that fails alike
 //!
 //!  in run():  cluster boots production's nodes ── clients use production's router ── nemesis makes the faults happen
 //!                  └──────── witness: observations of logs, votes, applies, metrics ────────┘
-//!             heal everything → every node must serve and catch up → compare logs and states → judge the history
+//!             heal a core → it must serve alone → heal everything → every node must serve and catch up
+//!                  → compare logs and states → judge the history
 //! ```
 //!
-//! A plan prints as text and holds everything that is drawn ahead; what is random while it runs comes from the same
-//! seed. The oracles are in [`check`], one property each with its source: the safety properties of Raft over what the
-//! witness observed ([`check::raft`]), and the clients' history by two checkers that share nothing
-//! ([`check::revision_order`], [`check::linearizability`]). A run also fails if a node panics, refuses to start or stops
-//! by itself, or if the healed cluster does not serve in time. The first violation is the verdict.
+//! A plan prints as text that can be edited and read again ([`plan::Plan::to_text`], [`plan::Plan::parse`]) and holds
+//! everything that is drawn ahead; what is random while it runs comes from the same seed. Property tests draw plans with
+//! [`plan::plans`]. Plans that once showed a bug are kept in `sim/corpus`.
 //!
-//! The command line is `sim sweep`, `sim replay`, `sim plan`: see `src/main.rs`.
+//! The oracles are in [`check`], one property each with its source: the safety properties of Raft over what the witness
+//! observed ([`check::raft`]), and the clients' history by two checkers that share nothing ([`check::revision_order`],
+//! [`check::linearizability`]), or in the order of the log ([`check::log_order`]). A run also fails if a node panics,
+//! refuses to start or stops by itself, or if a healed quorum or the healed cluster does not serve in time. The first
+//! violation is the verdict.
+//!
+//! What is under test is a [`subject::Subject`]: the key-value store through production's REST router, or a state
+//! machine of your own: see [`harness`].
+//!
+//! The command line is `sim sweep`, `sim merge`, `sim replay`, `sim shrink`, `sim plan`, `sim timeline`: see
+//! `src/main.rs`. [`timeline`] makes a page of a run that a person can look at.
 //!
 //! # What makes a run repeatable
 //!
@@ -43,12 +54,13 @@
 //! | source | closed by |
 //! |---|---|
 //! | scheduling, time | madsim's executor and clock, one fresh OS thread for each run |
+//! | the machines' own clocks | integers over that clock: offset, drift and steps are the plan's |
 //! | wake-up order in channels | FIFO channels of our own ([`platform`]); tokio's watch spreads waiters by a counter that is global to the process |
 //! | randomness of the code under test | [`platform::SimRng`] over madsim's seeded generator |
 //! | randomness of disks and links | one [`SplitMix`] stream for each disk and each link, derived from the seed and a label |
 //! | iteration order | `BTreeMap` only |
 //! | threads | none: `spawn_blocking` runs inline, a disk worker is a task |
-//! | state that outlives a run | no statics; one thread local, the clock of the thread's only run |
+//! | state that outlives a run | no statics; two thread locals, the clocks of the thread's only run |
 //!
 //! [`Trace`] is the witness: a rolling hash over what took effect, when and where. Two runs of a seed must agree in
 //! it, in the same process and in another.
@@ -92,6 +104,10 @@ pub mod coverage;
 #[cfg(madsim)]
 pub mod crash_states;
 #[cfg(madsim)]
+pub mod harness;
+#[cfg(madsim)]
+mod liveness;
+#[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
 pub mod plan;
@@ -102,7 +118,13 @@ mod rng;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
+pub mod shrink;
+#[cfg(madsim)]
+pub mod subject;
+#[cfg(madsim)]
 pub mod sweep;
+#[cfg(madsim)]
+pub mod timeline;
 #[cfg(madsim)]
 mod trace;
 #[cfg(madsim)]
@@ -111,4 +133,4 @@ pub mod witness;
 #[cfg(madsim)]
 pub use rng::SplitMix;
 #[cfg(madsim)]
-pub use trace::{Event, Trace};
+pub use trace::{Event, Recorded, Trace};

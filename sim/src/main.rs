@@ -1,5 +1,10 @@
-//! The simulator's command line. Exit code 0: clean; 1: a property was violated; 2: wrong usage,
-//! or the harness itself failed; 3: a sweep was clean, but did not reach all that it should have.
+//! The simulator's command line. Exit code 0: clean; 1: a property was violated, a panic of production code included; 2:
+//! wrong usage, a file that cannot be read or written, or the harness itself failed; 3: a sweep was clean, but did not
+//! reach all that it should have.
+
+/// A sixth of a run was the system's allocator. Nothing in a run depends on where its memory lies.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[cfg(madsim)]
 fn main() -> std::process::ExitCode {
@@ -11,19 +16,19 @@ fn main() {}
 
 #[cfg(madsim)]
 mod command {
-    use std::ops::Range;
+    use std::path::{Path, PathBuf};
     use std::process::ExitCode;
-    use std::time::{Duration, Instant};
 
     use clap::{Parser, Subcommand};
-    use sim::plan::Plan;
-    use sim::run::run;
-    use sim::sweep::{explain, sweep};
+    use sim::plan::{Plan, PlanError};
+    use sim::run::{Report, record, run};
+    use sim::sweep::explain;
 
     /// Runs simulated clusters of the production code under faults.
     ///
-    /// Exit code 0: clean. 1: a property was violated. 2: wrong usage, or the harness itself failed. 3: a sweep of 1000
-    /// seeds or more was clean, but did not reach all that it should have.
+    /// Exit code 0: clean. 1: a property was violated (a panic of production code does so, too). 2: wrong usage, a file
+    /// that cannot be read or written, or the harness itself failed. 3: a sweep of 1000 seeds or more was clean, but did
+    /// not reach all that it should have.
     #[derive(Parser)]
     #[command(name = "sim", version, verbatim_doc_comment)]
     struct Args {
@@ -34,27 +39,40 @@ mod command {
     #[derive(Subcommand)]
     enum Command {
         /// Run many seeds.
-        Sweep {
-            /// From the first to before the second: 0..2000
-            #[arg(long, value_parser = range)]
-            seeds: Range<u64>,
-            /// Threads
-            #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
-            jobs: u64,
-            /// Stop after the first failure
-            #[arg(long)]
-            fail_fast: bool,
-            /// Print the trace hash of every seed
-            #[arg(long)]
-            hashes: bool,
-        },
-        /// Run one seed again and tell everything about it.
+        Sweep(sim::sweep::Args),
+        /// Add up what `sim sweep --json` wrote on several machines.
+        Merge(sim::sweep::MergeArgs),
+        /// Run a seed or a plan file again and tell everything about it.
         Replay {
-            /// The seed
-            seed: u64,
+            /// A seed, or the path of a plan file
+            target: String,
             /// How many of the last events to print
             #[arg(long, default_value_t = 0)]
             tail: usize,
+        },
+        /// Make a plan that fails as small as it gets while it violates the same property.
+        ///
+        /// Exit code 0: it was shrunk; 2: it does not fail.
+        Shrink {
+            /// A seed, or the path of a plan file
+            target: String,
+            /// Write the small plan to this file, rather than to the output
+            #[arg(short, long)]
+            output: Option<PathBuf>,
+            /// Run so many plans at most
+            #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+            runs: u64,
+            /// Threads; the result is the same for any number
+            #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+            jobs: u64,
+        },
+        /// Run a seed or a plan file, and make an HTML page of what happened. The page needs no network.
+        Timeline {
+            /// A seed, or the path of a plan file
+            target: String,
+            /// Where to write the page
+            #[arg(short, long)]
+            output: PathBuf,
         },
         /// Run a seed with a bug on purpose: this must fail, or the oracles are blind.
         Canary {
@@ -64,17 +82,14 @@ mod command {
         },
         /// Recover every state that a power loss can leave behind in short histories; see `sim::crash_states`.
         CrashStates(sim::crash_states::Args),
-        /// Print what a seed does, without running it.
+        /// Print what a seed does, without running it; or check a plan file, and print it with all its defaults.
         Plan {
-            /// The seed
-            seed: u64,
+            /// A seed, or the path of a plan file
+            target: String,
+            /// Write it to this file instead
+            #[arg(short, long)]
+            output: Option<PathBuf>,
         },
-    }
-
-    fn range(text: &str) -> Result<Range<u64>, String> {
-        let parsed = text.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
-        let parsed: Range<u64> = parsed.ok_or_else(|| "write it as A..B, for example 0..2000".to_owned())?;
-        if parsed.is_empty() { Err("the range is empty".to_owned()) } else { Ok(parsed) }
     }
 
     /// A violation is an answer; a harness that panics has none.
@@ -83,9 +98,22 @@ mod command {
         std::panic::catch_unwind(|| execute(command)).unwrap_or(ExitCode::from(2))
     }
 
-    fn replay(plan: &Plan, tail: usize) -> ExitCode {
+    /// Wrong usage is told, and is no violation.
+    fn told(done: Result<ExitCode, PlanError>) -> ExitCode {
+        done.unwrap_or_else(|error| {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        })
+    }
+
+    /// What a target names if it is not a seed.
+    fn file(target: &str) -> Option<String> {
+        target.parse::<u64>().is_err().then(|| target.to_owned())
+    }
+
+    fn replay(plan: &Plan, file: Option<String>, tail: usize) -> ExitCode {
         print!("{plan}");
-        let report = run(plan, tail);
+        let report = Report { file, ..run(plan, tail) };
         report.tail.iter().for_each(|line| println!("{line}"));
         println!("{:#?}", report.stats);
         println!("hash {:016x} over {} events", report.hash, report.events);
@@ -93,68 +121,79 @@ mod command {
         ExitCode::from(u8::from(report.violation.is_some()))
     }
 
-    /// Says every few seconds how far a sweep is.
-    struct Progress {
-        all: u64,
-        failed: u64,
-        began: Instant,
-        said: Duration,
+    fn write(plan: &Plan, output: Option<PathBuf>) -> Result<ExitCode, PlanError> {
+        match output {
+            None => print!("{plan}"),
+            Some(file) => plan.save(&file, &format!("seed {}", plan.seed))?,
+        }
+        Ok(ExitCode::SUCCESS)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a sweep is outside of every run: it may look at the clock")]
-    impl Progress {
-        fn new(all: u64) -> Self {
-            Self { all, failed: 0, began: Instant::now(), said: Duration::ZERO }
-        }
-
-        fn tell(&mut self, done: u64) {
-            let elapsed = self.began.elapsed();
-            if elapsed - self.said < Duration::from_secs(5) && done < self.all {
-                return;
+    fn shrink(target: &str, output: Option<PathBuf>, runs: u64, jobs: u64) -> Result<ExitCode, PlanError> {
+        let plan = Plan::load(target)?;
+        let judge = |plan: &Plan| run(plan, 0).violation.map(|violation| violation.property);
+        let tell = |runs: u64, plan: &Plan| eprintln!("{runs} runs: {}", size(plan));
+        let Some(shrunk) = sim::shrink::shrink(&plan, runs, jobs as usize, judge, tell) else {
+            eprintln!("{target} violates nothing: there is nothing to shrink");
+            return Ok(ExitCode::from(2));
+        };
+        let comment = format!(
+            "Violates: {}\nShrunk in {} runs by: sim shrink {target} --runs {runs}\nfrom {}\nto   {}",
+            shrunk.property,
+            shrunk.runs,
+            size(&plan),
+            size(&shrunk.plan),
+        );
+        match output {
+            None => print!("{}", shrunk.plan.to_text_under(&comment)),
+            Some(file) => {
+                shrunk.plan.save(&file, &comment)?;
+                println!("{comment}\nreplay it: cargo run --release -p sim -- replay {}", file.display());
             }
-            self.said = elapsed;
-            let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
-            let left = (self.all - done) as f64 / rate;
-            let Self { all, failed, .. } = self;
-            eprintln!("{done} of {all} seeds, {failed} failed, {rate:.1} seeds/s, {left:.0} s left");
         }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn size(plan: &Plan) -> String {
+        let work = &plan.workload;
+        format!(
+            "{} faults, {} clients, {} bursts of {} operations, {} nodes, {} ms",
+            plan.faults.len(),
+            work.clients,
+            work.bursts_ms.len(),
+            work.burst_ops,
+            plan.nodes,
+            plan.heal_ms
+        )
+    }
+
+    fn timeline(plan: &Plan, file: Option<String>, output: &Path) -> ExitCode {
+        let (report, recorded) = record(plan);
+        let report = Report { file, ..report };
+        let (page, verdict) = (sim::timeline::page(&report, recorded), &report.violation);
+        if let Err(error) = std::fs::write(output, &page) {
+            eprintln!("cannot write {}: {error}", output.display());
+            return ExitCode::from(2);
+        }
+        let said = verdict.as_ref().map_or_else(|| "clean".to_owned(), |violation| format!("violates: {violation}"));
+        println!("{}, {} KiB: {said}; hash {:016x}", output.display(), page.len() >> 10, report.hash);
+        ExitCode::from(u8::from(verdict.is_some()))
     }
 
     fn execute(command: Command) -> ExitCode {
         match command {
-            Command::CrashStates(args) => return sim::crash_states::main(&args),
-            Command::Plan { seed } => print!("{}", Plan::draw(seed)),
-            Command::Replay { seed, tail } => return replay(&Plan::draw(seed), tail),
-            Command::Canary { seed } => return replay(&Plan { canary: true, ..Plan::draw(seed) }, 0),
-            Command::Sweep { seeds, jobs, fail_fast, hashes } => {
-                let mut progress = Progress::new(seeds.end - seeds.start);
-                let summary = sweep(seeds, jobs, |report, done| {
-                    if hashes {
-                        println!("seed {} hash {:016x}", report.seed, report.hash);
-                    }
-                    if report.violation.is_some() {
-                        println!("{}", explain(report));
-                        progress.failed += 1;
-                        if fail_fast {
-                            std::process::exit(1);
-                        }
-                    }
-                    progress.tell(done);
-                });
-                println!("{}", summary.figures());
-                if !summary.failures.is_empty() {
-                    let seeds: Vec<String> = summary.failures.iter().map(|r| r.seed.to_string()).collect();
-                    println!("{} seeds failed: {}", seeds.len(), seeds.join(" "));
-                    return ExitCode::from(1);
-                }
-                let missing = sim::coverage::missing(summary.seeds, &summary.stats);
-                if !missing.is_empty() {
-                    println!("clean, but under-exercised:\n{}", missing.join("\n"));
-                    return ExitCode::from(3);
-                }
-                println!("clean");
+            Command::CrashStates(args) => sim::crash_states::main(&args),
+            Command::Plan { target, output } => told(Plan::load(&target).and_then(|plan| write(&plan, output))),
+            Command::Replay { target, tail } => {
+                told(Plan::load(&target).map(|plan| replay(&plan, file(&target), tail)))
             }
+            Command::Timeline { target, output } => {
+                told(Plan::load(&target).map(|plan| timeline(&plan, file(&target), &output)))
+            }
+            Command::Shrink { target, output, runs, jobs } => told(shrink(&target, output, runs, jobs)),
+            Command::Canary { seed } => replay(&Plan { canary: true, ..Plan::draw(seed) }, None, 0),
+            Command::Sweep(args) => sim::sweep::main(&args),
+            Command::Merge(args) => sim::sweep::merge_main(&args),
         }
-        ExitCode::SUCCESS
     }
 }

@@ -1,8 +1,9 @@
 //! Makes a plan's faults happen, and end.
 
+mod core;
 mod disk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
@@ -10,7 +11,7 @@ use openraft_rt::AsyncRuntime;
 use crate::atlas::Fall;
 use crate::cluster::Cluster;
 use crate::plan::{DiskFault, Fault, FaultKind, Plan, Victim};
-use crate::platform::{LinkProfile, SimRuntime, global_now};
+use crate::platform::{Detained, LinkProfile, SimRuntime, global_now};
 use crate::trace::Event;
 
 const MS: u64 = 1_000_000;
@@ -20,6 +21,15 @@ enum Ending {
     Open(Vec<(u32, u32)>),
     Flow(Vec<(u32, u32)>),
     Latency,
+    /// A node is no longer clogged.
+    Free(u32),
+    /// Connects work again.
+    Connect(u32, u32),
+    /// The sender learns that its connections are broken; so many milliseconds later its bytes arrive.
+    Strand(Detained, u64),
+    Arrive(Detained),
+    /// A clock drifts as it did at first.
+    Rate(usize),
     Boot(Vec<usize>),
     Resume(usize),
     /// The host of a node that has stopped by itself ends, with its power if the plan says so.
@@ -44,13 +54,21 @@ pub struct Nemesis<'a> {
     pub counts: BTreeMap<&'static str, u64>,
     /// What the plan has in store for nodes whose disk is to fail, and for those that are to be cut.
     orders: Vec<(usize, DiskFault, u64)>,
+    /// Nodes with all links clogged.
+    clogged: BTreeSet<u32>,
 }
 
 impl<'a> Nemesis<'a> {
     /// Sets the traps that are there before the first process starts.
     pub fn new(plan: &'a Plan, cluster: &mut Cluster) -> Self {
-        let mut nemesis =
-            Self { plan, agenda: BTreeMap::new(), last_number: 0, counts: BTreeMap::new(), orders: Vec::new() };
+        let mut nemesis = Self {
+            plan,
+            agenda: BTreeMap::new(),
+            last_number: 0,
+            counts: BTreeMap::new(),
+            orders: Vec::new(),
+            clogged: BTreeSet::new(),
+        };
         for fault in plan.faults.iter().filter(|fault| fault.at_ms == 0) {
             nemesis.begin(cluster, fault);
         }
@@ -87,21 +105,29 @@ impl<'a> Nemesis<'a> {
 
     /// Ends everything that is wrong: links open, disks work, machines run.
     pub fn heal(&mut self, cluster: &mut Cluster) {
+        let (at, kind) = (global_now(), "fault heal");
+        cluster.world.trace().event(Event { at, node: 0, kind, subject: "", numbers: [0, 0], payload: &[] });
         cluster.world.network().heal_all();
         self.end(cluster, Ending::Latency);
-        for index in 0..cluster.members.len() {
-            self.end(cluster, Ending::Resume(index));
-            self.end(cluster, Ending::Space(index));
-            self.end(cluster, Ending::Speed(index));
-            cluster.members[index].machine.drive().disarm();
-            self.end(cluster, Ending::Cut(index));
-        }
-        // A host that lingers is not waited for.
-        for ending in std::mem::take(&mut self.agenda).into_values() {
-            self.end(cluster, ending);
+        (0..cluster.members.len()).for_each(|index| self.mend(cluster, index));
+        // A host that lingers is not waited for; what an ending leads to is over, too.
+        while !self.agenda.is_empty() {
+            for ending in std::mem::take(&mut self.agenda).into_values() {
+                self.end(cluster, ending);
+            }
         }
         cluster.raise();
         cluster.boot_all();
+    }
+
+    /// Ends everything that is wrong with a machine, and with what runs on it.
+    fn mend(&mut self, cluster: &mut Cluster, index: usize) {
+        self.end(cluster, Ending::Resume(index));
+        self.end(cluster, Ending::Space(index));
+        self.end(cluster, Ending::Speed(index));
+        self.end(cluster, Ending::Rate(index));
+        cluster.members[index].machine.drive().disarm();
+        self.end(cluster, Ending::Cut(index));
     }
 
     fn at(&mut self, at: u64, ending: Ending) {
@@ -135,10 +161,18 @@ impl<'a> Nemesis<'a> {
     fn begin(&mut self, cluster: &mut Cluster, fault: &Fault) {
         *self.counts.entry(fault.kind.class()).or_default() += 1;
         let text = fault.kind.to_string();
-        let (at, numbers) = (global_now(), [fault.for_ms, 0]);
-        cluster.world.trace().event(Event { at, node: 0, kind: "fault", subject: &text, numbers, payload: &[] });
+        let struck: Vec<String> = struck(cluster, &fault.kind).into_iter().map(|node| format!("n{node}")).collect();
+        let (at, numbers, payload) = (global_now(), [fault.for_ms, 0], struck.join(" "));
+        let payload = payload.as_bytes();
+        cluster.world.trace().event(Event { at, node: 0, kind: "fault", subject: &text, numbers, payload });
         let ending = match &fault.kind {
             FaultKind::Disk(kind) => self.begin_disk(cluster, kind, fault.for_ms),
+            FaultKind::Clog(node) => Some(self.clog(cluster, *node)),
+            FaultKind::LateBytes(from, to) => {
+                let detained = cluster.world.network().detain(*from, *to);
+                self.later(fault.for_ms / 2, Ending::Strand(detained, fault.for_ms.div_ceil(2)));
+                None
+            }
             _ => begin(cluster, fault),
         };
         if let Some(ending) = ending {
@@ -155,6 +189,24 @@ impl<'a> Nemesis<'a> {
                 let usual = LinkProfile { latency_ns: self.plan.setup.latency_us * 1_000, ..LinkProfile::default() };
                 network.set_profile(&usual);
             }
+            Ending::Free(node) => {
+                self.clogged.remove(&node);
+                for other in (1..=self.plan.nodes).filter(|other| !self.clogged.contains(other)) {
+                    both((node, other)).for_each(|(from, to)| network.unclog(from, to));
+                }
+            }
+            Ending::Connect(a, b) => both((a, b)).for_each(|(from, to)| network.connect_again(from, to)),
+            Ending::Strand(detained, for_ms) => {
+                network.strand(&detained);
+                self.later(for_ms, Ending::Arrive(detained));
+            }
+            Ending::Arrive(detained) => network.let_go(&detained),
+            Ending::Rate(index) => {
+                if self.plan.has_clocks() {
+                    let usual = self.plan.setup.clocks.get(index).map_or(0, |clock| clock.drift_ppm);
+                    cluster.members[index].machine.set_clock_drift(usual);
+                }
+            }
             Ending::Boot(indexes) => indexes.into_iter().for_each(|index| cluster.boot(index)),
             Ending::Resume(index) => cluster.members[index].machine.resume(),
             Ending::Bury { index, power, for_ms } => {
@@ -168,10 +220,30 @@ impl<'a> Nemesis<'a> {
     }
 }
 
+impl Nemesis<'_> {
+    fn clog(&mut self, cluster: &Cluster, node: u32) -> Ending {
+        self.clogged.insert(node);
+        for other in (1..=self.plan.nodes).filter(|other| *other != node) {
+            both((node, other)).for_each(|(from, to)| cluster.world.network().clog(from, to));
+        }
+        Ending::Free(node)
+    }
+}
+
 fn victim(cluster: &Cluster, victim: Victim) -> usize {
     match victim {
         Victim::Node(node) => node as usize - 1,
         Victim::Leader => cluster.leader().unwrap_or(0),
+    }
+}
+
+/// The nodes that a fault befalls, as things stand.
+fn struck(cluster: &Cluster, kind: &FaultKind) -> Vec<u32> {
+    match kind {
+        FaultKind::Latency(_) | FaultKind::PowerLossAll | FaultKind::KillAll => {
+            (1..=cluster.members.len() as u32).collect()
+        }
+        kind => kind.victims().into_iter().map(|whom| victim(cluster, whom) as u32 + 1).collect(),
     }
 }
 
@@ -205,6 +277,22 @@ fn begin(cluster: &Cluster, fault: &Fault) -> Option<Ending> {
             cluster.world.network().reset(*a, *b);
             None
         }
+        FaultKind::HalfOpen(a, b) => {
+            cluster.world.network().forget_connections(*a, *b);
+            None
+        }
+        FaultKind::ConnectHang(a, b) => {
+            both((*a, *b)).for_each(|(from, to)| cluster.world.network().refuse(from, to));
+            Some(Ending::Connect(*a, *b))
+        }
+        FaultKind::ClockStep(victim, ms) => {
+            cluster.members[index(victim)].machine.step_clock(Duration::from_millis(*ms));
+            None
+        }
+        FaultKind::ClockDrift(victim, ppm) => {
+            cluster.members[index(victim)].machine.set_clock_drift(*ppm);
+            Some(Ending::Rate(index(victim)))
+        }
         FaultKind::Kill(victim) => Some(down(cluster, vec![index(victim)], false)),
         FaultKind::PowerLoss(victim) => Some(down(cluster, vec![index(victim)], true)),
         FaultKind::PowerLossMajority(nodes) => {
@@ -221,7 +309,7 @@ fn begin(cluster: &Cluster, fault: &Fault) -> Option<Ending> {
             None
         }
         // Elsewhere.
-        FaultKind::Disk(_) => None,
+        FaultKind::Disk(_) | FaultKind::Clog(_) | FaultKind::LateBytes(..) => None,
     }
 }
 

@@ -1,38 +1,62 @@
-//! What a run does, as data: drawn from a seed, printed, then run.
+//! What a run does, as data: drawn from a seed or read from a file, printed, then run.
 //!
 //! Every concern draws from a stream of its own, so that a change to one leaves the others as they were. Weights are
 //! drawn too (swarm testing, Groce et al., ISSTA 2012): a class of faults may be absent from a run altogether, which
 //! lets the others reach states that a mixture of everything never would.
 
+mod check;
+mod clock;
+mod connection;
+mod core;
 mod disk;
+mod draw;
+mod strategy;
+mod text;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+pub use clock::Clock;
+pub use core::{Ailment, Core};
 pub use disk::{DiskFault, Place, Rot};
+pub use strategy::{PlanTree, Plans, plans};
+pub use text::PlanError;
 
-use crate::rng::SplitMix;
-
-/// A whole run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A whole run. [`Plan::to_text`] and [`Plan::parse`] say what it looks like in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The seed it was drawn from; also of everything that is random while it runs.
     pub seed: u64,
     /// How many nodes found the cluster.
     pub nodes: u32,
-    /// How the nodes are set up.
-    pub setup: Setup,
-    /// What clients do.
-    pub workload: Workload,
-    /// What goes wrong, in the order of time.
-    pub faults: Vec<Fault>,
     /// When the faults end and everything heals, in milliseconds.
     pub heal_ms: u64,
     /// Node 1 applies some commands twice: a bug on purpose, to see that it is found. Never drawn.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub canary: bool,
+    /// How the nodes are set up.
+    #[serde(default)]
+    pub setup: Setup,
+    /// What clients do.
+    #[serde(default)]
+    pub workload: Workload,
+    /// What goes wrong, in the order of time.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+    /// Who must serve alone before everything heals.
+    #[serde(default, skip_serializing_if = "Core::is_empty")]
+    pub core: Core,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// Settings of the nodes that the simulator varies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Setup {
     /// A snapshot after so many entries.
     pub snapshot_every_entries: u64,
@@ -54,10 +78,13 @@ pub struct Setup {
     pub us_per_kib: u64,
     /// How many of 1000 syncs stall, for up to 200 ms.
     pub sync_stall_per_mille: u32,
+    /// The nodes' clocks, from node 1; one that is not listed is exact.
+    pub clocks: Vec<Clock>,
 }
 
 /// What clients do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Workload {
     /// Sequential clients.
     pub clients: u32,
@@ -77,21 +104,27 @@ pub struct Workload {
     pub delete_per_mille: u32,
     /// Bytes that pad each value.
     pub padding_bytes: usize,
+    /// In so many of 1000 operations the client crashes: it never learns what came of it, and another one goes on.
+    pub crash_per_mille: u32,
+    /// Of 1000 writes of unknown outcome so many are tried once more, as a new operation with a new value.
+    pub retry_per_mille: u32,
 }
 
 /// Something that goes wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fault {
     /// When it begins, in milliseconds.
     pub at_ms: u64,
     /// How long it lasts, in milliseconds.
+    #[serde(default)]
     pub for_ms: u64,
     /// What it is.
     pub kind: FaultKind,
 }
 
 /// Whom a fault befalls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Victim {
     /// This node, from 1.
     Node(u32),
@@ -100,7 +133,7 @@ pub enum Victim {
 }
 
 /// What goes wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultKind {
     /// These nodes and the others cannot reach each other.
     Partition(Vec<u32>),
@@ -114,10 +147,21 @@ pub enum FaultKind {
     Link(u32, u32),
     /// Bytes between two nodes stand still and arrive when it ends.
     Stall(u32, u32),
+    /// The same between a node and all others. Several of them that begin and end in different orders are FoundationDB's
+    /// swizzled clogs (Will Wilson, "Testing Distributed Systems with Deterministic Simulation", Strange Loop 2014).
+    Clog(u32),
     /// All links take so many milliseconds.
     Latency(u64),
     /// The connections between two nodes are reset, possibly in the middle of a frame.
     Reset(u32, u32),
+    /// A firewall forgets the connections between two nodes: for ever they carry nothing, and neither end is told. New
+    /// ones work.
+    HalfOpen(u32, u32),
+    /// New connections between two nodes hang; those that there are work.
+    ConnectHang(u32, u32),
+    /// What the first sends to the second on the connections that there are stands still. After half of the time the
+    /// first is told that they are broken, and connects anew; when it ends the old bytes arrive.
+    LateBytes(u32, u32),
     /// `kill -9`; the process starts again when it ends.
     Kill(Victim),
     /// The power fails; unsynced writes are lost in part. The process starts again when it ends.
@@ -132,6 +176,10 @@ pub enum FaultKind {
     Pause(Victim),
     /// The disk stands still.
     DiskStall(Victim),
+    /// The clock jumps forward by so many milliseconds.
+    ClockStep(Victim, u64),
+    /// The clock is fast by so many parts in a million, or slow if that is negative, until it ends.
+    ClockDrift(Victim, i64),
     /// Something else that disks do.
     Disk(DiskFault),
 }
@@ -147,7 +195,13 @@ impl FaultKind {
             Self::Link(..) => "link",
             Self::Stall(..) => "stall",
             Self::Latency(_) => "latency",
+            Self::Clog(_) => "swizzled clog",
             Self::Reset(..) => "reset",
+            Self::HalfOpen(..) => "forgotten connections",
+            Self::ConnectHang(..) => "hanging connects",
+            Self::LateBytes(..) => "late bytes",
+            Self::ClockStep(..) => "clock step",
+            Self::ClockDrift(..) => "clock drift",
             Self::Kill(Victim::Leader) => "kill leader",
             Self::Kill(_) => "kill",
             Self::PowerLoss(Victim::Leader) => "power loss of leader",
@@ -161,10 +215,42 @@ impl FaultKind {
             Self::Disk(fault) => fault.class(),
         }
     }
-}
 
-/// The classes a run may have, as the drawing sees them.
-const CLASSES: u64 = 18;
+    /// Whom it befalls; nobody in particular if that is everybody.
+    pub fn victims(&self) -> Vec<Victim> {
+        match self {
+            Self::Partition(nodes) | Self::PowerLossMajority(nodes) => {
+                nodes.iter().map(|node| Victim::Node(*node)).collect()
+            }
+            Self::OneWay(a, b)
+            | Self::Link(a, b)
+            | Self::Stall(a, b)
+            | Self::Reset(a, b)
+            | Self::HalfOpen(a, b)
+            | Self::ConnectHang(a, b)
+            | Self::LateBytes(a, b) => vec![Victim::Node(*a), Victim::Node(*b)],
+            Self::Clog(node) => vec![Victim::Node(*node)],
+            Self::Kill(victim)
+            | Self::PowerLoss(victim)
+            | Self::Pause(victim)
+            | Self::DiskStall(victim)
+            | Self::ClockStep(victim, _)
+            | Self::ClockDrift(victim, _) => vec![*victim],
+            Self::Disk(fault) => vec![fault.victim()],
+            Self::IsolateLeader | Self::LeaderHalfDeaf(_) => vec![Victim::Leader],
+            Self::Latency(_) | Self::PowerLossAll | Self::KillAll => vec![],
+        }
+    }
+
+    /// The nodes that it names.
+    pub fn nodes(&self) -> Vec<u32> {
+        let named = |victim: Victim| match victim {
+            Victim::Node(node) => Some(node),
+            Victim::Leader => None,
+        };
+        self.victims().into_iter().filter_map(named).collect()
+    }
+}
 
 /// Every class of faults that some run has.
 pub fn fault_classes() -> Vec<&'static str> {
@@ -188,139 +274,74 @@ pub fn fault_classes() -> Vec<&'static str> {
         "pause leader",
         "disk stall",
     ];
+    classes.extend(clock::CLASSES);
+    classes.extend(connection::CLASSES);
     classes.extend(disk::CLASSES.iter().filter(|(_, most)| *most > 0).map(|(class, _)| *class));
     classes
 }
 
 impl Plan {
-    /// Draws a plan.
-    pub fn draw(seed: u64) -> Self {
-        let mut shape = SplitMix::labelled(seed, "shape");
-        let nodes = if shape.chance(600) { 3 } else { 5 };
-        let heal_ms = shape.between(5_000, 15_000);
-        let workload = Workload::draw(&mut SplitMix::labelled(seed, "workload"), heal_ms);
-        let mut faults = draw_faults(&mut SplitMix::labelled(seed, "faults"), nodes, heal_ms, &workload.bursts_ms);
-        faults.extend(disk::draw(&mut SplitMix::labelled(seed, "disk faults"), nodes, heal_ms, &workload.bursts_ms));
-        faults.sort_by_key(|fault| fault.at_ms);
+    /// Whether some clock is not exact at some time.
+    pub fn has_clocks(&self) -> bool {
+        let is_clocks = |fault: &Fault| matches!(fault.kind, FaultKind::ClockStep(..) | FaultKind::ClockDrift(..));
+        !self.setup.clocks.is_empty() || self.faults.iter().any(is_clocks)
+    }
+
+    /// The longest stretch before the healing in which nothing is wrong, in milliseconds.
+    pub fn quiet_ms(&self) -> u64 {
+        let (mut longest, mut over) = (0, 0);
+        for fault in &self.faults {
+            longest = longest.max(fault.at_ms.saturating_sub(over));
+            over = over.max(fault.at_ms + fault.for_ms);
+        }
+        longest.max(self.heal_ms.saturating_sub(over))
+    }
+}
+
+/// What a file that does not say otherwise gets, and what a shrunk plan tends to: nothing happens too often, nothing
+/// takes long.
+impl Default for Setup {
+    fn default() -> Self {
         Self {
-            seed,
-            nodes,
-            setup: Setup::draw(&mut SplitMix::labelled(seed, "setup")),
-            faults,
-            workload,
-            heal_ms,
-            canary: false,
+            snapshot_every_entries: 1_000,
+            keep_entries: 100,
+            segment_kib: 128,
+            cache_bytes: 1 << 20,
+            store_cache_bytes: 1 << 20,
+            latency_us: 100,
+            heartbeat_ms: 50,
+            sync_us_max: 1_000,
+            us_per_kib: 0,
+            sync_stall_per_mille: 0,
+            clocks: vec![],
         }
     }
 }
 
-impl Setup {
-    fn draw(rng: &mut SplitMix) -> Self {
-        let often = rng.chance(600);
+/// One burst of a few clients.
+impl Default for Workload {
+    fn default() -> Self {
         Self {
-            snapshot_every_entries: if often { rng.between(3, 40) } else { rng.between(200, 2_000) },
-            keep_entries: if often { rng.below(8) } else { rng.below(200) },
-            segment_kib: [32, 32, 32, 64, 64, 64, 128, 256][rng.below(8) as usize],
-            cache_bytes: if rng.chance(500) { 1 << 20 } else { rng.below(8_000) as usize },
-            latency_us: rng.skewed(50, 5_000),
-            heartbeat_ms: if rng.chance(400) { 50 } else { rng.between(50, 150) },
-            sync_us_max: [(200, 2_000), (2_000, 20_000), (20_000, 50_000)].map(|(low, high)| rng.between(low, high))
-                [[0, 0, 1, 1, 2][rng.below(5) as usize]],
-            us_per_kib: if rng.chance(400) { 0 } else { rng.between(5, 300) },
-            sync_stall_per_mille: if rng.chance(300) { rng.between(1, 30) as u32 } else { 0 },
-            store_cache_bytes: if rng.chance(600) { rng.below(32 << 10) as usize } else { 1 << 20 },
+            clients: 3,
+            keys: 4,
+            bursts_ms: vec![1_000],
+            burst_ops: 10,
+            pause_ms_max: 5,
+            read_per_mille: 400,
+            stale_per_mille: 0,
+            delete_per_mille: 100,
+            padding_bytes: 0,
+            crash_per_mille: 0,
+            retry_per_mille: 0,
         }
     }
 }
 
 impl Workload {
-    fn draw(rng: &mut SplitMix, heal_ms: u64) -> Self {
-        let clients = rng.between(2, 10);
-        let mut bursts_ms: Vec<u64> = (0..rng.between(2, 10)).map(|_| rng.between(500, heal_ms - 200)).collect();
-        bursts_ms.sort_unstable();
-        let operations = rng.between(60, 300);
-        Self {
-            clients: clients as u32,
-            keys: rng.between(1, 8) as u32,
-            burst_ops: (operations / (clients * bursts_ms.len() as u64)).max(1) as u32,
-            bursts_ms,
-            pause_ms_max: if rng.chance(500) { 0 } else { rng.skewed(1, 400) },
-            read_per_mille: rng.between(100, 700) as u32,
-            stale_per_mille: if rng.chance(500) { 200 } else { 0 },
-            delete_per_mille: rng.between(0, 300) as u32,
-            padding_bytes: if rng.chance(400) { rng.skewed(200, 16_000) as usize } else { 0 },
-        }
+    /// How many operations all clients together may get to.
+    pub fn operations(&self) -> u64 {
+        u64::from(self.clients) * u64::from(self.burst_ops) * self.bursts_ms.len() as u64
     }
-}
-
-/// How long after the beginning of a burst a fault that goes for it comes, in milliseconds.
-const IN_BURST_MS: u64 = 120;
-
-/// Half of the faults come when clients are busy: what they break is under way then.
-fn draw_faults(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u64]) -> Vec<Fault> {
-    let mut weights: Vec<u64> = (0..CLASSES).map(|_| if rng.chance(450) { rng.between(1, 10) } else { 0 }).collect();
-    if weights.iter().all(|w| *w == 0) {
-        weights[10] = 1;
-    }
-    let every_ms = rng.skewed(100, 3_000);
-    let for_ms_max = if rng.chance(300) { rng.between(2_000, 6_000) } else { rng.skewed(50, 4_000) };
-    let (mut at_ms, mut faults) = (rng.between(100, 2_500), Vec::new());
-    while at_ms < heal_ms {
-        let kind = draw_kind(rng, &weights, nodes);
-        let begins = match rng.chance(500) {
-            true => bursts_ms[rng.below(bursts_ms.len() as u64) as usize] + rng.skewed(1, IN_BURST_MS),
-            false => at_ms,
-        };
-        let for_ms = rng.skewed(5, for_ms_max).min(heal_ms - begins);
-        faults.push(Fault { at_ms: begins, for_ms, kind });
-        at_ms += rng.between(1, 2 * every_ms);
-    }
-    faults
-}
-
-/// Draws an index by weight; the weights are not all 0.
-fn weighted(rng: &mut SplitMix, weights: &[u64]) -> usize {
-    let mut ticket = rng.below(weights.iter().sum());
-    let drawn = weights.iter().position(|&weight| {
-        let here = ticket < weight;
-        ticket = ticket.saturating_sub(weight);
-        here
-    });
-    drawn.unwrap_or(0)
-}
-
-fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> FaultKind {
-    let class = weighted(rng, weights);
-    let node = 1 + rng.below(u64::from(nodes)) as u32;
-    let other = 1 + (node + rng.below(u64::from(nodes) - 1) as u32) % nodes;
-    match class {
-        0 => FaultKind::Partition(some_nodes(rng, nodes, (nodes - 1) / 2)),
-        1 => FaultKind::Partition(some_nodes(rng, nodes, nodes / 2 + 1)),
-        2 => FaultKind::IsolateLeader,
-        3 => FaultKind::OneWay(node, other),
-        4 => FaultKind::LeaderHalfDeaf(rng.chance(500)),
-        5 => FaultKind::Link(node, other),
-        6 => FaultKind::Stall(node, other),
-        7 => FaultKind::Latency(rng.skewed(5, 400)),
-        8 => FaultKind::Reset(node, other),
-        9 => FaultKind::Kill(Victim::Node(node)),
-        10 => FaultKind::Kill(Victim::Leader),
-        11 => FaultKind::PowerLoss(Victim::Node(node)),
-        12 => FaultKind::PowerLoss(Victim::Leader),
-        13 => FaultKind::PowerLossAll,
-        14 => FaultKind::KillAll,
-        15 => FaultKind::PowerLossMajority(some_nodes(rng, nodes, nodes / 2 + 1)),
-        16 => FaultKind::Pause(if rng.chance(500) { Victim::Leader } else { Victim::Node(node) }),
-        _ => FaultKind::DiskStall(if rng.chance(500) { Victim::Leader } else { Victim::Node(node) }),
-    }
-}
-
-fn some_nodes(rng: &mut SplitMix, nodes: u32, count: u32) -> Vec<u32> {
-    let mut all: Vec<u32> = (1..=nodes).collect();
-    while all.len() > count as usize {
-        all.remove(rng.below(all.len() as u64) as usize);
-    }
-    all
 }
 
 fn names(nodes: &[u32]) -> String {
@@ -347,7 +368,13 @@ impl fmt::Display for FaultKind {
             Self::Link(a, b) => write!(f, "block n{a} <-> n{b}"),
             Self::Stall(a, b) => write!(f, "stall n{a} <-> n{b}"),
             Self::Latency(ms) => write!(f, "latency {ms} ms"),
+            Self::Clog(node) => write!(f, "stall everything from and to n{node}"),
             Self::Reset(a, b) => write!(f, "reset n{a} <-> n{b}"),
+            Self::HalfOpen(a, b) => write!(f, "forget the connections n{a} <-> n{b}"),
+            Self::ConnectHang(a, b) => write!(f, "new connections n{a} <-> n{b} hang"),
+            Self::LateBytes(a, b) => write!(f, "break the connections n{a} -> n{b}, their bytes arrive late"),
+            Self::ClockStep(victim, ms) => write!(f, "clock of {victim} jumps by {ms} ms"),
+            Self::ClockDrift(victim, ppm) => write!(f, "clock of {victim} drifts by {ppm} ppm"),
             Self::Kill(victim) => write!(f, "kill {victim}"),
             Self::PowerLoss(victim) => write!(f, "power loss at {victim}"),
             Self::PowerLossMajority(nodes) => write!(f, "power loss at {}", names(nodes)),
@@ -360,26 +387,13 @@ impl fmt::Display for FaultKind {
     }
 }
 
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}: {} nodes, heals at {} ms", self.seed, self.nodes, self.heal_ms)?;
-        if self.canary {
-            writeln!(f, "  a bug on purpose: n1 applies some commands twice")?;
-        }
-        writeln!(f, "  {:?}", self.setup)?;
-        writeln!(f, "  {:?}", self.workload)?;
-        for fault in &self.faults {
-            writeln!(f, "  at {:>6} ms for {:>5} ms: {}", fault.at_ms, fault.for_ms, fault.kind)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use super::draw::keep_quiet;
     use super::*;
+    use crate::rng::SplitMix;
 
     #[test]
     fn a_seed_is_one_plan_and_seeds_differ() {
@@ -397,6 +411,31 @@ mod tests {
             let lacks = |plan: &&Plan| plan.faults.iter().all(|f| f.kind.class() != class);
             assert!(plans.iter().filter(lacks).count() > 20, "{class} is nearly everywhere");
         }
+        for (what, has) in [
+            ("clocks that are not exact", (|plan| !plan.setup.clocks.is_empty()) as fn(&Plan) -> bool),
+            ("clients that crash", |plan| plan.workload.crash_per_mille > 0),
+            ("clients that try again", |plan| plan.workload.retry_per_mille > 0),
+            ("a quiet second", |plan| plan.quiet_ms() > 1_000),
+        ] {
+            let count = plans.iter().filter(|plan| has(plan)).count();
+            assert!((50..290).contains(&count), "{what}: {count} of 300");
+        }
+    }
+
+    #[test]
+    fn a_quiet_stretch_has_no_fault() {
+        let kill = |at_ms, for_ms| Fault { at_ms, for_ms, kind: FaultKind::KillAll };
+        let mut kept = 0;
+        for seed in 0..200 {
+            let faults: Vec<Fault> = (0..100).map(|n| kill(n * 100, 250)).collect();
+            let mut plan = Plan { heal_ms: 10_250, faults: faults.clone(), ..Plan::draw(seed) };
+            assert_eq!(plan.quiet_ms(), 100);
+            keep_quiet(&mut SplitMix::new(seed), &mut plan.faults, plan.heal_ms);
+            kept += u32::from(plan.faults == faults);
+            assert!(plan.faults == faults || plan.quiet_ms() >= 1_000, "{:?}", plan.faults);
+            assert!(plan.check().is_ok());
+        }
+        assert!((80..160).contains(&kept), "{kept} of 200");
     }
 
     #[test]
@@ -404,17 +443,7 @@ mod tests {
         for plan in (0..300).map(Plan::draw) {
             for fault in &plan.faults {
                 assert!(fault.at_ms + fault.for_ms <= plan.heal_ms);
-                let named = match &fault.kind {
-                    FaultKind::Partition(nodes) | FaultKind::PowerLossMajority(nodes) => nodes.clone(),
-                    FaultKind::OneWay(a, b)
-                    | FaultKind::Link(a, b)
-                    | FaultKind::Stall(a, b)
-                    | FaultKind::Reset(a, b) => {
-                        assert_ne!(a, b);
-                        vec![*a, *b]
-                    }
-                    _ => vec![],
-                };
+                let named = fault.kind.nodes();
                 assert!(named.iter().all(|n| (1..=plan.nodes).contains(n)), "{fault:?}");
             }
         }

@@ -6,26 +6,22 @@ use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
 
-use crate::check::history::{Consistency, Op, Operation, Outcome, Violation};
-use crate::check::linearizability::{self, Verdict};
-use crate::check::revision_order::{self, Evidence};
-use crate::client::{Client, Journal};
-use crate::cluster::{Cluster, Door, Live, Member};
+use crate::check::history::{Operation, Violation};
+use crate::client::{Client, History, Journal};
+use crate::cluster::{Cluster, Door, Member};
+use crate::liveness;
 use crate::nemesis::Nemesis;
 use crate::plan::Plan;
-use crate::platform::{DiskCounters, Machine, NetCounters, SimRuntime, global_now, run as in_simulation};
-use crate::witness::{STOPS_WHEN_DISK_FAILS, Seen, Witness};
+use crate::platform::{DiskCounters, NetCounters, SimRuntime, global_now, run as in_simulation};
+use crate::subject::{Fate, Kv, Subject};
+use crate::trace::{Recorded, Trace};
+use crate::witness::{Seen, Witness};
 
-/// The cluster must serve through every node so soon after everything healed.
-const LIVENESS_WITHIN: Duration = Duration::from_secs(20);
-/// Steps that the search for a linearization may take for each key.
-const SEARCH_STEPS: u64 = 200_000;
+pub use crate::liveness::{CORE_LIVENESS, LIVENESS};
 
 /// A client that finds nobody waits so long before it goes on.
 const REFUSED: Duration = Duration::from_millis(5);
 
-/// After healing, every node serves and catches up in bounded time.
-pub const LIVENESS: &str = "liveness after healing";
 /// Nothing panics, whatever happens.
 pub const NO_PANIC: &str = "no panic";
 
@@ -56,13 +52,15 @@ pub struct Stats {
     pub net: BTreeMap<&'static str, u64>,
 }
 
-/// A run and its verdict.
+/// A run and its verdict: of the key-value store, if nothing else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct Report<O = Operation> {
     /// The seed.
     pub seed: u64,
     /// What was run.
     pub plan: Plan,
+    /// The file that it is from, as far as whoever runs it says so.
+    pub file: Option<String>,
     /// The hash over everything that took effect: see [`crate::Trace`].
     pub hash: u64,
     /// How many events went into it.
@@ -70,70 +68,105 @@ pub struct Report {
     /// The first property that did not hold.
     pub violation: Option<Violation>,
     /// What clients did, for a report on the violation.
-    pub history: Vec<Operation>,
+    pub history: Vec<O>,
     /// Figures.
     pub stats: Stats,
     /// The last events of the trace, if they were kept.
     pub tail: Vec<String>,
 }
 
-/// Runs a plan. `trace_keep` of the last events are kept as text.
+/// Runs a plan against the key-value store. `trace_keep` of the last events are kept as text.
 pub fn run(plan: &Plan, trace_keep: usize) -> Report {
-    let (seed, run) = (plan.seed, plan.clone());
+    run_subject(&Kv, plan, trace_keep)
+}
+
+/// Runs a plan and returns everything that happened, too. The report is that of [`run`], but for the history, which is
+/// there even if no property was violated.
+pub fn record(plan: &Plan) -> (Report, Vec<Recorded>) {
+    let trace = Trace::recording();
+    let report = run_into(&Kv, plan, &trace);
+    (report, trace.take_recorded())
+}
+
+/// A run of a subject, and its verdict.
+pub type ReportOf<S> = Report<Operation<<S as Subject>::Op, <S as Subject>::Outcome>>;
+
+/// Runs a plan against whatever is under test.
+pub fn run_subject<S: Subject>(subject: &S, plan: &Plan, trace_keep: usize) -> ReportOf<S> {
+    run_into(subject, plan, &Trace::new(trace_keep))
+}
+
+fn run_into<S: Subject>(subject: &S, plan: &Plan, trace: &Trace) -> ReportOf<S> {
+    let (subject, seed, run, witnessed) = (subject.clone(), plan.seed, plan.clone(), trace.clone());
     let caught = catch_unwind(AssertUnwindSafe(move || {
-        in_simulation(seed, move || async move { execute(run, trace_keep).await })
+        in_simulation(seed, move || async move { execute(subject, run, witnessed).await })
     }));
     caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
         let violation = Some(Violation::new(NO_PANIC, text, vec![]));
         let stats = Stats::default();
-        let (plan, history, tail) = (plan.clone(), Vec::new(), Vec::new());
-        Report { seed, plan, hash: 0, events: 0, violation, history, stats, tail }
+        let (plan, history, tail) = (plan.clone(), Vec::new(), trace.tail());
+        Report { seed, plan, file: None, hash: 0, events: 0, violation, history, stats, tail }
     })
 }
 
-async fn execute(plan: Plan, trace_keep: usize) -> Report {
-    let witness = Witness::default();
-    let mut cluster = Cluster::new(&plan, witness.clone(), trace_keep);
-    let trace = cluster.world.trace().clone();
-    let journal = Journal::new(trace.clone(), witness.working());
+async fn execute<S: Subject>(subject: S, plan: Plan, trace: Trace) -> ReportOf<S> {
+    let witness = Witness::new(plan.nodes, trace.clone());
+    let machines = subject.clone();
+    let mut cluster = Cluster::new(&plan, Box::new(move || machines.machine()), witness.clone(), trace.clone());
+    let journal = Journal::<S>::new(trace.clone(), witness.working());
     let mut nemesis = Nemesis::new(&plan, &mut cluster);
     cluster.boot_all();
     let until_ns = plan.heal_ms * 1_000_000;
     let clients: Vec<_> = (0..u64::from(plan.workload.clients))
         .map(|number| {
-            let client = Client::new(plan.seed, number + 1, journal.clone());
+            let mut client = Client::new(subject.clone(), plan.seed, number + 1, journal.clone());
+            client.crashes(plan.workload.crash_per_mille);
             SimRuntime::spawn(work(client, plan.clone(), cluster.members.iter().map(Member::door).collect(), until_ns))
         })
         .collect();
     nemesis.torment(&mut cluster).await;
+    let mut last = Client::new(subject.clone(), plan.seed, 0, journal.clone());
+    if let Err(violation) = liveness::of_core(&mut nemesis, &mut cluster, &mut last, &plan, &witness).await {
+        witness.report(violation);
+    }
     nemesis.heal(&mut cluster);
     let faults = std::mem::take(&mut nemesis.counts);
     for client in clients {
         // A client task does not fail; the simulation would have.
         let _ = client.await;
     }
-    let mut last = Client::new(plan.seed, 0, journal.clone());
-    if let Err(violation) = converge(&mut cluster, &mut last).await {
-        witness.report(violation);
-    }
+    let converged = liveness::of_all(&mut cluster, &mut last).await;
+    last.hang_up();
     cluster.inspect().await;
     for member in cluster.sound() {
-        witness.votes(member.machine.node(), member.machine.drive());
+        let node = member.machine.node();
+        witness.medium(node, member.machine.drive());
+        if let Some(live) = member.live().filter(|_| converged.is_ok()) {
+            witness.at_rest(node, live.node.store().applied().map(|applied| applied.index));
+        }
+    }
+    if let Err(violation) = converged {
+        witness.report(violation);
     }
     let simulated_ns = global_now();
     let history = journal.finish();
-    let inconclusive = judge(&history, &witness);
+    let judgement = subject.judge(&history, &witness.commands());
+    if let Some(violation) = judgement.violation {
+        witness.report(violation);
+    }
+    let inconclusive = judgement.inconclusive;
     let mut stats = Stats { simulated_ns, faults, restarts: cluster.restarts(), inconclusive, ..Stats::default() };
     for operation in &history {
-        match operation.outcome {
-            Outcome::NotApplied => stats.not_applied += 1,
-            Outcome::Unknown => stats.unknown += 1,
-            _ => stats.acknowledged += 1,
+        match S::fate(&operation.outcome) {
+            Fate::NotApplied => stats.not_applied += 1,
+            Fate::Unknown => stats.unknown += 1,
+            Fate::Done => stats.acknowledged += 1,
         }
     }
     stats.reached = reached(&witness.seen(), &journal, plan.nodes);
+    stats.reached.insert("runs with a quiet second", u64::from(plan.quiet_ms() >= 1_000));
     stats.reached.extend(cluster.atlas.counts());
     for drive in cluster.drives() {
         let counters = drive.counters();
@@ -144,11 +177,11 @@ async fn execute(plan: Plan, trace_keep: usize) -> Report {
     cluster.shut_down().await;
     let (hash, events, tail) = (trace.hash(), trace.events(), trace.tail());
     let violation = witness.violation();
-    let history = if violation.is_some() { history } else { Vec::new() };
-    Report { seed: plan.seed, plan, hash, events, violation, history, stats, tail }
+    let history: History<S> = if violation.is_some() || trace.is_recording() { history } else { Vec::new() };
+    Report { seed: plan.seed, plan, file: None, hash, events, violation, history, stats, tail }
 }
 
-async fn work(mut client: Client, plan: Plan, doors: Vec<Door>, until_ns: u64) {
+async fn work<S: Subject>(mut client: Client<S>, plan: Plan, doors: Vec<Door>, until_ns: u64) {
     for begins_ms in &plan.workload.bursts_ms {
         let rest = (begins_ms * 1_000_000).saturating_sub(global_now());
         SimRuntime::sleep(Duration::from_nanos(rest)).await;
@@ -157,20 +190,27 @@ async fn work(mut client: Client, plan: Plan, doors: Vec<Door>, until_ns: u64) {
                 return;
             }
             SimRuntime::sleep(client.pause(&plan.workload)).await;
-            let (machine, live) = &doors[client.node(doors.len())];
-            let Some(live) = live() else {
+            let door = &doors[client.node(doors.len())];
+            let Some(live) = door.1() else {
                 SimRuntime::sleep(REFUSED).await;
                 continue;
             };
             let op = client.draw(&plan.workload);
-            client.perform(machine, &live, op).await;
+            let outcome = client.perform(door, &live, op.clone()).await;
+            if let Some(op) = client.again(op, &outcome, &plan.workload) {
+                let door = &doors[client.node(doors.len())];
+                if let Some(live) = door.1() {
+                    client.perform(door, &live, op).await;
+                }
+            }
         }
     }
 }
 
-fn reached(seen: &Seen, journal: &Journal, nodes: u32) -> BTreeMap<&'static str, u64> {
+fn reached<S: Subject>(seen: &Seen, journal: &Journal<S>, nodes: u32) -> BTreeMap<&'static str, u64> {
     let mut reached = BTreeMap::from([
-        (if nodes == 3 { "runs with 3 nodes" } else { "runs with 5 nodes" }, 1),
+        ("runs with 3 nodes", u64::from(nodes == 3)),
+        ("runs with 5 nodes", u64::from(nodes == 5)),
         ("terms", seen.terms),
         ("leaders", seen.leaders.len() as u64),
         ("snapshots", seen.snapshots),
@@ -180,92 +220,11 @@ fn reached(seen: &Seen, journal: &Journal, nodes: u32) -> BTreeMap<&'static str,
         ("logs that got shorter", seen.truncations),
         ("forwarded writes", journal.forwarded()),
         ("writes refused for a full disk", journal.refused()),
+        ("operations of clients that crashed", journal.crashed()),
+        ("writes tried again", journal.retried()),
     ]);
     reached.extend(seen.others.iter().map(|(what, count)| (*what, *count)));
     reached
-}
-
-/// Demands that a write through every node succeeds and that all nodes then hold the same. Nothing is demanded of a
-/// node whose log is damaged.
-async fn converge(cluster: &mut Cluster, client: &mut Client) -> Result<(), Violation> {
-    let deadline = global_now() + LIVENESS_WITHIN.as_nanos() as u64;
-    let late = |what: String| Violation::new(LIVENESS, format!("{what} within {LIVENESS_WITHIN:?} of healing"), vec![]);
-    let doors: Vec<Door> = cluster.sound().map(Member::door).collect();
-    for (machine, live) in &doors {
-        loop {
-            cluster.raise();
-            if let Some(live) = live() {
-                let op = Op::Put { key: "alive".to_owned(), value: client.value(0) };
-                if matches!(client.perform(machine, &live, op).await, Outcome::Put { .. }) {
-                    break;
-                }
-            }
-            if global_now() > deadline {
-                return Err(late(format!("no write through n{} succeeds", machine.node())));
-            }
-            SimRuntime::sleep(Duration::from_millis(50)).await;
-        }
-    }
-    let all = Op::List { prefix: String::new(), consistency: Consistency::Linearizable };
-    for (machine, live) in &doors {
-        while !matches!(read(client, machine, live(), all.clone()).await, Outcome::List { .. }) {
-            if global_now() > deadline {
-                return Err(late(format!("n{} does not serve a read", machine.node())));
-            }
-            cluster.raise();
-            SimRuntime::sleep(Duration::from_millis(50)).await;
-        }
-    }
-    loop {
-        cluster.raise();
-        let applied: Vec<_> =
-            doors.iter().map(|(_, live)| live().and_then(|live| live.node.store().applied())).collect();
-        let ailing = cluster.members.iter().find(|member| member.must_stop());
-        let is_full = |(_, live): &Door| live().is_some_and(|live| live.node.disk_full());
-        let full = doors.iter().find(|door| is_full(door));
-        let same = applied.windows(2).all(|pair| pair[0] == pair[1] && pair[0].is_some());
-        if same && ailing.is_none() && full.is_none() {
-            cluster.recovered();
-            return Ok(());
-        }
-        if global_now() > deadline {
-            return Err(match ailing {
-                Some(member) => {
-                    let (node, failures) = (member.machine.node(), member.machine.drive().failures());
-                    Violation::new(STOPS_WHEN_DISK_FAILS, format!("n{node} goes on after {failures:?}"), vec![])
-                }
-                None if same => {
-                    late(format!("{:?} takes no note of the space", full.map(|(machine, _)| machine.node())))
-                }
-                None => late(format!("nodes have not applied the same: {applied:?}")),
-            });
-        }
-        SimRuntime::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn read(client: &mut Client, machine: &Machine, live: Option<Live>, op: Op) -> Outcome {
-    match live {
-        Some(live) => client.perform(machine, &live, op).await,
-        None => Outcome::NotApplied,
-    }
-}
-
-/// Checks the clients' history against the log; returns how many searches were inconclusive.
-fn judge(history: &[Operation], witness: &Witness) -> u64 {
-    let writes = witness.writes();
-    let evidence = Evidence { log: Some(&writes), base_revision: 0 };
-    if let Err(violation) = revision_order::check(history, evidence) {
-        witness.report(violation);
-    }
-    match linearizability::check(history, SEARCH_STEPS) {
-        Verdict::Linearizable => 0,
-        Verdict::Violation(violation) => {
-            witness.report(violation);
-            0
-        }
-        Verdict::Inconclusive { keys } => keys.len() as u64,
-    }
 }
 
 fn add_disk(sum: &mut BTreeMap<&'static str, u64>, c: &DiskCounters) {
@@ -299,6 +258,8 @@ fn add_net(sum: &mut BTreeMap<&'static str, u64>, c: &NetCounters) {
         ("resets", c.resets),
         ("resets in mid-write", c.resets_mid_write),
         ("half-open connections", c.half_open),
+        ("connections stranded", c.stranded),
+        ("late bytes of old connections", c.late_bytes),
     ] {
         *sum.entry(what).or_default() += count;
     }

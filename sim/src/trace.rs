@@ -29,18 +29,47 @@ impl fmt::Display for Event<'_> {
     }
 }
 
+/// An [`Event`] that was kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Virtual time, nanoseconds since the start of the run.
+    pub at: u64,
+    /// The machine it happened to; 0 if to none.
+    pub node: u32,
+    /// What happened.
+    pub kind: &'static str,
+    /// What it happened to.
+    pub subject: String,
+    /// Two numbers that say more.
+    pub numbers: [u64; 2],
+    /// Bytes that were written or delivered.
+    pub payload: Vec<u8>,
+}
+
+impl From<Event<'_>> for Recorded {
+    fn from(event: Event<'_>) -> Self {
+        let Event { at, node, kind, subject, numbers, payload } = event;
+        Self { at, node, kind, subject: subject.to_owned(), numbers, payload: payload.to_vec() }
+    }
+}
+
 /// A rolling 64-bit hash over a run's events. Clones share it. It is not cryptographic; it tells two runs apart.
 ///
-/// Text written for people (log lines, `Debug` output) must not reach it: openraft prints wall-clock times there.
+/// Text written for people (log lines, `Debug` output) must not reach it: openraft prints wall-clock times there. What
+/// a recording is to know beyond the hash comes through [`Trace::detail`].
 #[derive(Clone, Debug)]
-pub struct Trace(Arc<Mutex<Inner>>);
+pub struct Trace {
+    inner: Arc<Mutex<Inner>>,
+    recording: bool,
+}
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     hash: u64,
     events: u64,
     keep: usize,
     tail: VecDeque<String>,
+    recorded: Vec<Recorded>,
 }
 
 impl Default for Trace {
@@ -52,7 +81,22 @@ impl Default for Trace {
 impl Trace {
     /// An empty trace that keeps the last `keep` events as text. Zero costs nothing; a report reruns the seed.
     pub fn new(keep: usize) -> Self {
-        Self(Arc::new(Mutex::new(Inner { hash: SEED, events: 0, keep, tail: VecDeque::new() })))
+        Self::with(keep, false)
+    }
+
+    /// An empty trace that keeps every event whole. Its hash is that of one that does not.
+    pub fn recording() -> Self {
+        Self::with(0, true)
+    }
+
+    fn with(keep: usize, recording: bool) -> Self {
+        let inner = Inner { hash: SEED, keep, ..Inner::default() };
+        Self { inner: Arc::new(Mutex::new(inner)), recording }
+    }
+
+    /// Whether events are kept: a [`Trace::detail`] that is costly to make is made only then.
+    pub fn is_recording(&self) -> bool {
+        self.recording
     }
 
     /// Takes an event in.
@@ -70,6 +114,22 @@ impl Trace {
             }
             inner.tail.push_back(event.to_string());
         }
+        if self.recording {
+            inner.recorded.push(event.into());
+        }
+    }
+
+    /// Keeps an event without hashing it, if this is a recording: what is the same in every run of a plan anyway, and
+    /// text for people.
+    pub fn detail(&self, event: Event<'_>) {
+        if self.recording {
+            self.lock().recorded.push(event.into());
+        }
+    }
+
+    /// Everything that was kept so far, in the order in which it was said. What disks do is said late: sort by time.
+    pub fn take_recorded(&self) -> Vec<Recorded> {
+        std::mem::take(&mut self.lock().recorded)
     }
 
     /// The hash over all events so far, in order.
@@ -88,7 +148,7 @@ impl Trace {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,7 +157,7 @@ const PRIME: u64 = 0x8bb8_4b93_962e_acc9;
 
 /// The folded multiply of wyhash. Order matters, and no word is absorbed without effect: `hash` is rotated first, so
 /// that a word equal to it does not cancel it for good.
-fn fold(hash: u64, word: u64) -> u64 {
+pub(crate) fn fold(hash: u64, word: u64) -> u64 {
     let product = u128::from(hash.rotate_left(23) ^ word ^ SEED) * u128::from(PRIME);
     (product as u64) ^ ((product >> 64) as u64)
 }
@@ -152,5 +212,20 @@ mod tests {
         }
         assert_eq!(trace.tail(), ["    0.000000003 n1 test it 3 0", "    0.000000004 n1 test it 4 0"]);
         assert_eq!(trace.events(), 5);
+        assert!(trace.take_recorded().is_empty());
+    }
+
+    #[test]
+    fn a_recording_keeps_what_others_only_hash() {
+        let (plain, recording) = (Trace::new(0), Trace::recording());
+        let event = Event { at: 7, node: 1, kind: "test", subject: "it", numbers: [1, 2], payload: b"p" };
+        for trace in [&plain, &recording] {
+            trace.event(event);
+            trace.detail(Event { kind: "aside", ..event });
+        }
+        assert_eq!(plain.hash(), recording.hash());
+        assert_eq!(plain.events(), 1);
+        assert!(plain.take_recorded().is_empty());
+        assert_eq!(recording.take_recorded(), [event.into(), Recorded { kind: "aside", ..event.into() }]);
     }
 }

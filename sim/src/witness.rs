@@ -1,25 +1,30 @@
 //! What the nodes of a run do, fed to the oracles as it happens.
 
+mod medium;
+mod observed;
+mod text;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use openraft::ServerState;
-use quorate_core::kv::{Command, Kv, Outcome, Response};
-use quorate_core::log::record::Record;
-use quorate_core::log::recovery::{Found, Tail, scan_segment};
-use quorate_core::{LogId, StateMachine, StateMut};
+use quorate_core::LogId;
+use quorate_core::log::recovery::Tail;
 use quorate_io::types::Types;
+
+pub use observed::Observed;
 
 use crate::check::history::Violation;
 use crate::check::raft::{
-    At, CommittedImmutable, DurableVote, ElectionSafety, LogEntry, LogMatching, Monotonic, Progress,
-    StateMachineEquality,
+    AppliedStays, At, CommittedImmutable, CommittedOnQuorum, DurableVote, Effect, ElectionSafety, LeaderCompleteness,
+    LogEntry, LogMatching, Monotonic, Progress, SingleVote, StateMachineEquality,
 };
-use crate::check::revision_order::LogWrite;
 use crate::platform::{Drive, FileClass, SimRuntime, global_now};
-use crate::trace::fold_bytes;
+use crate::subject::Committed;
+use crate::trace::{Event, Trace, fold_bytes};
+use medium::Medium;
 
 /// A node that recovered from any crash must start, and run until it is stopped.
 pub const NO_SPONTANEOUS_STOP: &str =
@@ -28,21 +33,30 @@ pub const NO_SPONTANEOUS_STOP: &str =
 /// Failures?", ATC 2020).
 pub const STOPS_WHEN_DISK_FAILS: &str = "a node whose write or sync failed stops";
 
-#[derive(Default)]
+/// A node that lost its disk has forgotten its votes and its log (openraft's FAQ on reusing a node id; Raft section 5.1).
+pub const WIPED_STAYS_OUT: &str = "a node that lost its disk stays out";
+
+/// How many indexes a recorded progress has: committed, applied, last in the log, snapshot, purged.
+pub(crate) const PROGRESS_INDEXES: usize = 5;
+
 struct Oracles {
     election: ElectionSafety,
     matching: LogMatching,
+    completeness: LeaderCompleteness,
     immutable: CommittedImmutable,
+    on_quorum: CommittedOnQuorum,
     monotonic: Monotonic,
+    vote: SingleVote,
     votes: DurableVote,
     equality: StateMachineEquality,
-    /// The effective writes, by revision, as the first replica that applied each tells.
-    writes: BTreeMap<u64, LogWrite>,
+    /// The same, while commands are applied; another hash.
+    equality_applying: StateMachineEquality,
+    stays: AppliedStays,
+    /// The commands that some replica applied, by index, as the first that did tells.
+    commands: BTreeMap<u64, Committed>,
     violation: Option<Violation>,
     seen: Seen,
     nodes: BTreeMap<u32, Replica>,
-    /// Indexes of the commands that some replica applied.
-    commands: BTreeSet<u64>,
 }
 
 /// What a run reached, as far as its witness saw. Lower bounds.
@@ -76,52 +90,72 @@ struct Replica {
     unconfirmed: Vec<Applied>,
 }
 
-/// What a state machine was given and answered.
-struct Applied {
-    at: LogId,
-    command: Bytes,
-    response: Bytes,
+/// What a state machine was given, answered and changed.
+#[derive(Debug)]
+pub struct Applied {
+    /// Where in the log.
+    pub at: LogId,
+    /// What it was given.
+    pub command: Bytes,
+    /// What it answered.
+    pub response: Bytes,
+    /// A hash of what it changed.
+    pub changes_hash: u64,
+    /// A hash of the state after it, if that was taken.
+    pub state_hash: Option<u64>,
 }
 
 impl Oracles {
-    /// A node has applied a command.
-    fn applied(&mut self, node: u32, under_load: bool, applied: Applied) -> Result<(), Violation> {
-        let Applied { at, command, response } = applied;
-        let payload_hash = hash(&[&command, &response]);
+    fn new(nodes: u32) -> Self {
+        Self {
+            election: ElectionSafety::default(),
+            matching: LogMatching::default(),
+            completeness: LeaderCompleteness::default(),
+            immutable: CommittedImmutable::default(),
+            on_quorum: CommittedOnQuorum::new(nodes as usize),
+            monotonic: Monotonic::default(),
+            vote: SingleVote::default(),
+            votes: DurableVote::default(),
+            equality: StateMachineEquality::default(),
+            equality_applying: StateMachineEquality::default(),
+            stays: AppliedStays::default(),
+            commands: BTreeMap::new(),
+            violation: None,
+            seen: Seen::default(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// A node, which is in `term`, has applied a command.
+    fn applied(&mut self, node: u32, term: u64, under_load: bool, applied: Applied) -> Result<(), Violation> {
+        let Applied { at: id, command, response, changes_hash, state_hash } = applied;
+        let (at, index) = (Witness::at(node), id.index);
         let replica = self.nodes.entry(node).or_default();
-        if at.index > replica.command {
-            let skipped = replica.command + 1..at.index;
+        if index > replica.command {
+            let skipped = replica.command + 1..index;
             if self.commands.range(skipped).next().is_some() {
                 self.seen.installed += 1;
                 *self.seen.others.entry("snapshots installed under load").or_default() += u64::from(under_load);
             }
-            replica.command = at.index;
+            replica.command = index;
         }
-        self.immutable.observe(Witness::at(node), LogEntry { index: at.index, term: at.term, payload_hash })?;
-        if !self.commands.insert(at.index) {
-            return Ok(());
+        let (command_hash, response_hash) = (hash(&[&command]), hash(&[&response]));
+        self.immutable.observe(at, LogEntry { index, term: id.term, payload_hash: command_hash })?;
+        self.equality.observe_effect(at, index, Effect { response_hash, changes_hash })?;
+        if let Some(hash) = state_hash {
+            self.equality_applying.observe(at, index, hash)?;
         }
-        if let (Ok(command), Ok(response)) = (Command::decode(&command), Response::decode(&response)) {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let write = match (command, response.outcome) {
-                (Command::Put { key, document }, Outcome::Put { .. }) => {
-                    Some((text(&key), Some(text(&document.bytes()))))
-                }
-                (Command::Delete { key }, Outcome::Delete { deleted: true }) => Some((text(&key), None)),
-                _ => None,
-            };
-            if let Some((key, value)) = write {
-                let revision = response.revision;
-                self.writes.entry(revision).or_insert(LogWrite { revision, key, value });
-            }
-        }
+        self.completeness.observe_committed(at, term, (index, id.term));
+        self.on_quorum.observe_committed(at, index, id.term);
+        self.stays.observe_applied(at, index);
+        self.commands.entry(index).or_insert(Committed { at: id, command, response });
         Ok(())
     }
 }
 
 /// Shared by everything that observes a run. Keeps the first violation.
-#[derive(Clone, Default)]
-pub struct Witness(Arc<Mutex<Oracles>>, Working);
+#[derive(Clone)]
+pub struct Witness(Arc<Mutex<Oracles>>, Working, Trace);
 
 /// How many operations of clients are under way.
 pub type Working = Arc<AtomicU64>;
@@ -132,6 +166,11 @@ pub(crate) fn hash(parts: &[&[u8]]) -> u64 {
 }
 
 impl Witness {
+    /// Of a cluster of so many nodes, all of which vote; one that also tells a trace.
+    pub fn new(nodes: u32, trace: Trace) -> Self {
+        Self(Arc::new(Mutex::new(Oracles::new(nodes))), Working::default(), trace)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Oracles> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,8 +181,11 @@ impl Witness {
 
     fn note(&self, observe: impl FnOnce(&mut Oracles) -> Result<(), Violation>) {
         let mut oracles = self.lock();
-        if let Err(violation) = observe(&mut oracles) {
-            oracles.violation.get_or_insert(violation);
+        let Err(violation) = observe(&mut oracles) else { return };
+        if oracles.violation.is_none() {
+            let (at, subject, payload) = (global_now(), violation.property, violation.explanation.as_bytes());
+            self.2.event(Event { at, node: 0, kind: "violation found", subject, numbers: [0, 0], payload });
+            oracles.violation = Some(violation);
         }
     }
 
@@ -167,9 +209,9 @@ impl Witness {
         self.note(|_| Err(violation));
     }
 
-    /// The effective writes so far, by revision.
-    pub fn writes(&self) -> Vec<LogWrite> {
-        self.lock().writes.values().cloned().collect()
+    /// The commands that were applied so far, in the order of the log.
+    pub fn commands(&self) -> Vec<Committed> {
+        self.lock().commands.values().cloned().collect()
     }
 
     /// What the run reached.
@@ -179,12 +221,17 @@ impl Witness {
 
     /// A node's state machine was given a command. What it answered counts once the node says that it has applied it:
     /// if the state could not be read meanwhile, the store throws the answer away.
-    pub fn applied(&self, node: u32, at: LogId, command: &Bytes, response: &Bytes) {
-        let applied = Applied { at, command: command.clone(), response: response.clone() };
+    pub fn applied(&self, node: u32, applied: Applied) {
+        if self.2.is_recording() {
+            let Applied { at, command, response, .. } = &applied;
+            let (kind, subject, numbers) = ("raft apply", text::applied(command, response), [at.term, at.index]);
+            let subject = subject.as_str();
+            self.2.detail(Event { at: global_now(), node, kind, subject, numbers, payload: &[] });
+        }
         let mut oracles = self.lock();
         let unconfirmed = &mut oracles.nodes.entry(node).or_default().unconfirmed;
         // A start that rebuilds its store applies the log once more.
-        unconfirmed.retain(|earlier| earlier.at.index < at.index);
+        unconfirmed.retain(|earlier| earlier.at.index < applied.at.index);
         unconfirmed.push(applied);
     }
 
@@ -193,15 +240,19 @@ impl Witness {
         self.lock().nodes.entry(node).or_default().unconfirmed.clear();
     }
 
-    /// A node says that it has applied everything up to an index.
-    pub fn confirmed(&self, node: u32, upto: u64) {
+    /// A node says, in this term, that it has applied everything up to an index.
+    pub fn confirmed(&self, node: u32, term: u64, upto: u64) {
         let under_load = self.1.load(Ordering::Relaxed) > 0;
         self.note(|o| {
             let unconfirmed = &mut o.nodes.entry(node).or_default().unconfirmed;
+            // In order of their index.
+            if unconfirmed.first().is_none_or(|first| first.at.index > upto) {
+                return Ok(());
+            }
             let (confirmed, rest) = std::mem::take(unconfirmed).into_iter().partition(|a| a.at.index <= upto);
             *unconfirmed = rest;
             let confirmed: Vec<Applied> = confirmed;
-            confirmed.into_iter().try_for_each(|applied| o.applied(node, under_load, applied))
+            confirmed.into_iter().try_for_each(|applied| o.applied(node, term, under_load, applied))
         });
     }
 
@@ -217,7 +268,12 @@ impl Witness {
         let vote = quorate_io::types::vote_from(&metrics.vote);
         let (snapshot, purged) = (index(&metrics.snapshot), index(&metrics.purged));
         let last_log = metrics.last_log_index.unwrap_or(0);
-        self.confirmed(node, progress.applied.unwrap_or(0));
+        self.detail_progress(
+            node,
+            metrics,
+            [progress.commit, progress.applied, metrics.last_log_index, snapshot, purged],
+        );
+        self.confirmed(node, progress.term, progress.applied.unwrap_or(0));
         self.note(|o| {
             let (seen, replica) = (&mut o.seen, o.nodes.entry(node).or_default());
             seen.terms = seen.terms.max(metrics.current_term);
@@ -230,7 +286,7 @@ impl Witness {
             if vote.term > 0 {
                 o.votes.observe_told(Self::at(node), vote.term);
                 if !vote.committed {
-                    o.monotonic.observe_vote(Self::at(node), vote.term, vote.node.0)?;
+                    o.vote.observe(Self::at(node), vote.term, vote.node.0)?;
                 }
             }
             if metrics.state == ServerState::Leader {
@@ -241,9 +297,39 @@ impl Witness {
         });
     }
 
+    /// For a recording: the role, the term, who the node is and whom it follows, and its log in numbers.
+    fn detail_progress(
+        &self,
+        node: u32,
+        metrics: &openraft::RaftMetrics<Types<SimRuntime>>,
+        indexes: [Option<u64>; PROGRESS_INDEXES],
+    ) {
+        if !self.2.is_recording() {
+            return;
+        }
+        let subject = match metrics.state {
+            ServerState::Leader => "leader",
+            ServerState::Candidate => "candidate",
+            ServerState::Follower => "follower",
+            ServerState::Learner => "learner",
+            ServerState::Shutdown => "shutdown",
+        };
+        let leader = metrics.current_leader.map_or(0, |id| id.0);
+        let numbers = indexes.iter().map(|index| index.unwrap_or(u64::MAX)).chain([leader]);
+        let payload: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+        let (at, numbers) = (global_now(), [metrics.current_term, metrics.id.0]);
+        self.2.detail(Event { at, node, kind: "raft progress", subject, numbers, payload: &payload });
+    }
+
     /// A node's whole log, as its reader returns it.
     pub fn log(&self, node: u32, entries: &[LogEntry]) {
         self.note(|o| o.matching.observe(Self::at(node), entries));
+    }
+
+    /// The log of a node that leads `term`, or did: what it has purged, and what it has.
+    pub fn leader(&self, node: u32, term: u64, purged: Option<u64>, entries: &[LogEntry]) {
+        let log = entries.iter().map(|entry| (entry.index, entry.term));
+        self.note(|o| o.completeness.observe_leader(Self::at(node), term, purged, log));
     }
 
     /// A node's state at its last applied entry.
@@ -251,68 +337,38 @@ impl Witness {
         self.note(|o| o.equality.observe(Self::at(node), applied, state_hash));
     }
 
+    /// The cluster has come to rest, and a node has applied everything up to an index.
+    pub fn at_rest(&self, node: u32, applied: Option<u64>) {
+        self.note(|o| o.stays.observe_rest(Self::at(node), applied));
+    }
+
     /// A node is about to boot from its disk. Returns whether its log ends in something that it has to cut.
     pub fn booting(&self, node: u32, drive: &Drive) -> bool {
-        let torn = self.votes(node, drive);
+        let torn = self.medium(node, drive);
         self.lock().seen.torn_tails += torn;
         // It will apply it again.
         self.discard(node);
         let segments = drive.files().into_iter().rev().filter(|path| FileClass::of(path) == FileClass::Segment);
-        let newest = segments.filter_map(|path| {
-            let number = quorate_core::log::format::parse_segment_name(path.file_name()?.to_str()?)?;
-            Some(scan_segment(number, &drive.content(&path)?.into(), None))
-        });
-        newest.take(2).find(|facts| facts.base.is_some()).is_some_and(|facts| facts.tail == Tail::Torn)
+        let newest = segments.filter_map(|path| medium::scan(&path, drive.content(&path)?));
+        newest.take(2).find(|(_, facts)| facts.base.is_some()).is_some_and(|(_, facts)| facts.tail == Tail::Torn)
     }
 
-    /// The votes on a node's medium: what it could have told anybody is among them. One that is only in the cache was
-    /// never told, and a power loss may take it before the next process has made it durable. Returns how many segments end in
-    /// something that is no valid batch.
-    pub fn votes(&self, node: u32, drive: &Drive) -> u64 {
-        let mut torn = 0;
-        let segments = drive.durable_of(FileClass::Segment).into_iter().filter_map(|(path, bytes)| {
-            let name = path.file_name()?.to_str()?;
-            Some((quorate_core::log::format::parse_segment_name(name)?, bytes))
-        });
-        let mut term = None;
-        for (number, bytes) in segments {
-            let facts = scan_segment(number, &bytes.into(), None);
-            torn += u64::from(facts.tail != Tail::Clean);
-            let found = facts.batches.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {
-                Found::Other(Record::Vote(vote)) => Some(*vote),
-                _ => None,
+    /// What is on a node's medium: the votes that it could have told anybody are among it, and the entries that it could
+    /// have acknowledged. What is only in the cache was never told, and a power loss may take it before the next process
+    /// has made it durable. Returns how many segments end in something that is no valid batch.
+    pub fn medium(&self, node: u32, drive: &Drive) -> u64 {
+        let medium = Medium::read(drive);
+        let at = Self::at(node);
+        for vote in &medium.votes {
+            self.note(|o| match vote.committed {
+                // Who leads may differ from whom this node voted for.
+                true => o.election.observe(at, vote.term, vote.node.0),
+                false => o.vote.observe(at, vote.term, vote.node.0),
             });
-            for vote in facts.base.as_ref().and_then(|base| base.vote).into_iter().chain(found) {
-                term = term.max(Some(vote.term));
-                self.note(|o| match vote.committed {
-                    // Who leads may differ from whom this node voted for.
-                    true => o.election.observe(Self::at(node), vote.term, vote.node.0),
-                    false => o.monotonic.observe_vote(Self::at(node), vote.term, vote.node.0),
-                });
-            }
         }
-        self.note(|o| o.votes.observe_disk(Self::at(node), term));
-        torn
-    }
-}
-
-/// The key-value machine, observed: what production runs, and a note of what it did.
-pub struct ObservedKv {
-    /// Whose replica it is.
-    pub node: u32,
-    /// Who is told.
-    pub witness: Witness,
-    /// A bug on purpose: applies every seventh command twice.
-    pub twice: bool,
-}
-
-impl StateMachine for ObservedKv {
-    fn apply(&self, at: LogId, command: &Bytes, state: &mut dyn StateMut) -> Bytes {
-        let mut response = Kv.apply(at, command, state);
-        if self.twice && at.index.is_multiple_of(7) {
-            response = Kv.apply(at, command, state);
-        }
-        self.witness.applied(self.node, at, command, &response);
-        response
+        let term = medium.votes.iter().map(|vote| vote.term).max();
+        self.note(|o| o.votes.observe_disk(at, term));
+        self.note(|o| o.on_quorum.observe_medium(at, medium.purged, &medium.entries));
+        medium.torn
     }
 }

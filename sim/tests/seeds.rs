@@ -2,8 +2,8 @@
 //!
 //! `SIM_SEEDS` says how many seeds run; `SIM_SEED=n` runs one and tells everything about it.
 //!
-//! There is no list of seeds that once failed: what a seed means changes with every change of the drawing. A bug that
-//! a seed found is pinned by a test of the part that had it.
+//! There is no list of seeds that once failed: what a seed means changes with every change of the drawing. What one found
+//! is kept as a plan file in `sim/corpus`, which `plans.rs` runs, or pinned by a test of the part that had the bug.
 #![cfg(madsim)]
 
 use std::collections::BTreeMap;
@@ -14,6 +14,10 @@ use sim::coverage::missing;
 use sim::plan::Plan;
 use sim::run::{Report, Stats, run};
 use sim::sweep::{explain, sweep};
+
+/// That of the `sim` binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Seeds whose hashes are compared; others than those that the sweep runs.
 const REPEATED: std::ops::Range<u64> = 1_000_000..1_000_050;
@@ -112,6 +116,7 @@ fn a_violation_is_reported_with_the_commands_that_repeat_it() {
     let report = Report {
         seed: 77,
         plan: Plan::draw(77),
+        file: None,
         hash: 0,
         events: 0,
         violation: Some(violation),
@@ -120,6 +125,10 @@ fn a_violation_is_reported_with_the_commands_that_repeat_it() {
         tail: Vec::new(),
     };
     let text = explain(&report);
+    let from_a_file = explain(&Report { file: Some("x/failing.plan".to_owned()), ..report.clone() });
+    assert!(from_a_file.contains("cargo run --release -p sim -- replay x/failing.plan\n"), "{from_a_file}");
+    let edited = explain(&Report { plan: Plan { nodes: 1, ..Plan::draw(77) }, ..report });
+    assert!(!edited.contains("replay 77") && edited.contains("replay failing.plan"), "{edited}");
     for part in [
         "seed 77 violates: a planted property",
         "k0",

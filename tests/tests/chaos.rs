@@ -5,7 +5,7 @@
 //! `E2E_CHAOS_SECS` says for how long (60), `E2E_CHAOS_SEED` repeats the choices (not the timing) of a run.
 
 // By path: linking the simulator would put its clock and its entropy source under this process.
-#[allow(dead_code, reason = "the checkers of the simulator's own runs are in there too")]
+#[allow(dead_code, unused_imports, reason = "the checkers of the simulator's own runs are in there too")]
 #[path = "../../sim/src/check/mod.rs"]
 mod check;
 

@@ -47,7 +47,7 @@ pub struct Damage {
 /// What is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DamageKind {
-    /// No segment has a valid base, yet this node has been in use.
+    /// No segment has a valid base, yet this node has been in use. Named is where one must have been durable.
     #[error("no segment has a valid base batch, but this data directory has been in use")]
     NoBase,
     /// A segment that the newest base needs is not there.
@@ -329,8 +329,16 @@ pub fn recover(
     let Some((newest, newest_base)) = newest else {
         let in_use = log.is_some() || applied.is_some() || segments.values().any(SegmentFacts::any_valid_batch);
         if in_use {
-            let segment = segments.keys().next_back().copied().unwrap_or(1);
-            return Err(damage(segment, 0, DamageKind::NoBase));
+            // A crash can leave the newest without one, but not the one before it, too.
+            let mut numbers = segments.values().rev().map(|facts| (facts.segment, facts.any_valid_batch()));
+            let segment = match (numbers.next(), numbers.next()) {
+                (Some((_, false)), Some((before, _))) => Some(before),
+                (newest, _) => newest.map(|(newest, _)| newest),
+            };
+            return Err(match segment {
+                Some(segment) => damage(segment, BLOCK_BYTES, DamageKind::NoBase),
+                None => damage(1, 0, DamageKind::MissingSegment),
+            });
         }
         let resume = Resume { delete: segments.keys().copied().collect(), ..Resume::default() };
         return Ok(Recovered { log: None, resume, last_batch_at: None, entries: Vec::new(), cut: None, reset: false });
@@ -781,6 +789,25 @@ mod tests {
         let newest = *last.key();
         let damage = recovered(&medium).expect_err("the base was durable");
         assert_eq!((damage.segment, damage.offset), (newest, BLOCK_BYTES), "{damage}");
+        // Found by the simulator: nothing else is left but a segment that was just being created.
+        medium.synced.retain(|segment, _| *segment == newest);
+        medium.synced.insert(newest + 1, vec![0; 4 * BLOCK_BYTES as usize]);
+        let damage = recovered(&medium).expect_err("the base was durable");
+        assert_eq!((damage.segment, &damage.kind), (newest, &DamageKind::NoBase), "{damage}");
+    }
+
+    /// Found by seed 6642: rot in the only base, then a power loss while the next segment was begun.
+    #[test]
+    fn without_any_base_the_segment_that_had_one_is_named() {
+        let mut medium = history();
+        let oldest = *medium.synced.keys().next().expect("segments");
+        let next = oldest + 1;
+        medium.synced.retain(|number, _| *number <= next);
+        medium.synced.get_mut(&oldest).expect("exists")[BLOCK_BYTES as usize + 8] ^= 1;
+        // Its header was synced on its own; its base was torn.
+        medium.synced.get_mut(&next).expect("exists")[BLOCK_BYTES as usize..].fill(0);
+        let damage = medium.recover(true).expect_err("the base was durable");
+        assert_eq!((damage.segment, damage.offset, damage.kind), (oldest, BLOCK_BYTES, DamageKind::NoBase));
     }
 
     /// One flipped bit in any block that a sealed log needs: recovery refuses, or the block is not needed any more.
@@ -901,7 +928,8 @@ mod tests {
         let damage = medium.recover(true).expect_err("a needed segment is gone");
         assert_eq!((damage.segment, damage.kind), (inner, DamageKind::MissingSegment));
         let gone = Medium::default();
-        assert_eq!(gone.recover(true).expect_err("the log is gone").kind, DamageKind::NoBase);
+        let damage = gone.recover(true).expect_err("the log is gone");
+        assert_eq!((damage.segment, damage.kind), (1, DamageKind::MissingSegment));
         assert!(gone.recover(false).is_ok());
     }
 

@@ -1,6 +1,6 @@
 //! AppendEntries (Raft §5.3) on the wire.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
@@ -60,7 +60,7 @@ impl AppendRequest {
                 rope.message_field(tag, &LogIdProto::from(id));
             }
         }
-        let mut head = BytesMut::new();
+        let mut head = Vec::new();
         for entry in &self.entries {
             let command = encode_entry_head(entry, &mut head);
             rope.field_head(ENTRY_TAG, head.len() + command.map_or(0, Bytes::len));

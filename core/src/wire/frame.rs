@@ -1,6 +1,6 @@
 //! Frames: see the drawing in the [module](super).
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// The most bytes a frame may have, its header included.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -99,19 +99,17 @@ pub fn encode_frame(kind: FrameKind, what: u8, id: u64, payload: Vec<Bytes>) -> 
     if bytes > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge { bytes: bytes as u64, bytes_max: FRAME_BYTES_MAX as u64 });
     }
-    let mut checked = BytesMut::with_capacity(FRAME_HEADER_BYTES - UNCHECKED_BYTES);
-    checked.put_u8(kind as u8);
-    checked.put_u8(what);
-    checked.put_u16_le(0);
-    checked.put_u64_le(id);
-    let crc = payload.iter().fold(crc32c::crc32c(&checked), |crc, part| crc32c::crc32c_append(crc, part));
-
-    let mut header = BytesMut::with_capacity(FRAME_HEADER_BYTES);
-    header.put_u32_le(u32::try_from(bytes - 4).expect("the limit is far below 4 GiB"));
-    header.put_u32_le(crc);
-    header.put_slice(&checked);
+    let length = u32::try_from(bytes - 4).expect("the limit is far below 4 GiB");
+    let mut header = Vec::with_capacity(FRAME_HEADER_BYTES);
+    header.extend_from_slice(&length.to_le_bytes());
+    header.extend_from_slice(&[0; 4]);
+    header.extend_from_slice(&[kind as u8, what, 0, 0]);
+    header.extend_from_slice(&id.to_le_bytes());
+    let crc = crc32c::crc32c(&header[UNCHECKED_BYTES..]);
+    let crc = payload.iter().fold(crc, |crc, part| crc32c::crc32c_append(crc, part));
+    header[4..UNCHECKED_BYTES].copy_from_slice(&crc.to_le_bytes());
     let mut parts = Vec::with_capacity(payload.len() + 1);
-    parts.push(header.freeze());
+    parts.push(header.into());
     parts.extend(payload);
     Ok(parts)
 }

@@ -1,6 +1,6 @@
 //! Writes protocol buffer fields into a list of byte strings, so that large payloads need not be copied.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -11,13 +11,14 @@ const COPY_BYTES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Rope {
     parts: Vec<Bytes>,
-    tail: BytesMut,
+    /// Not a `BytesMut`: varints are written byte by byte, which a vector does without a call for each.
+    tail: Vec<u8>,
 }
 
 impl Rope {
     /// The fields of a message that has no large payload.
     pub(super) fn message(&mut self, message: &impl Message) -> &mut Self {
-        message.encode(&mut self.tail).expect("a BytesMut grows");
+        message.encode(&mut self.tail).expect("a vector grows");
         self
     }
 
@@ -42,9 +43,9 @@ impl Rope {
     /// Bytes as they are.
     pub(super) fn bytes(&mut self, bytes: &Bytes) -> &mut Self {
         if bytes.len() < COPY_BYTES_MAX {
-            self.tail.put_slice(bytes);
+            self.tail.extend_from_slice(bytes);
         } else {
-            self.parts.push(self.tail.split().freeze());
+            self.parts.push(std::mem::take(&mut self.tail).into());
             self.parts.push(bytes.clone());
         }
         self
@@ -52,13 +53,13 @@ impl Rope {
 
     /// Bytes that are copied.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
-        self.tail.put_slice(bytes);
+        self.tail.extend_from_slice(bytes);
     }
 
     /// The parts of the message, in order.
     pub(super) fn finish(mut self) -> Vec<Bytes> {
         if !self.tail.is_empty() {
-            self.parts.push(self.tail.freeze());
+            self.parts.push(self.tail.into());
         }
         self.parts
     }

@@ -23,12 +23,12 @@ use quorate_core::log::{Flush, WriteStep};
 use quorate_core::snapshot::{ChunkVerifier, ChunkWriter, Manifest, Trailer};
 use quorate_core::wire::{
     AppendRequest, AppendResponse, FRAME_BYTES_MAX, Failure, Fault, ForwardWrite, FrameKind, Hello, LeaderHint,
-    Purpose, Refusal, RefusalCode, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
-    TransferRefusal, VoteRequest, VoteResponse, Welcome, decode_frame, encode_frame,
+    PullRequest, PulledPart, Purpose, Refusal, RefusalCode, Request, Response, SnapshotMeta, SnapshotPart,
+    SnapshotReply, TransferLeader, TransferRefusal, VoteRequest, VoteResponse, Welcome, decode_frame, encode_frame,
 };
 use quorate_core::{
     ClusterId, Entry, LogId, Member, Membership, NodeId, Payload, StateMachine, StateMut, StateRef, StoredMembership,
-    Vote, identity,
+    Vote, identity, store_file,
 };
 
 const LOG: LogIdentity = LogIdentity { uuid: 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff, node_id: NodeId(0xa1) };
@@ -174,6 +174,11 @@ fn unframe(held: &Bytes) -> (u8, Bytes) {
     (frame.what, frame.payload)
 }
 
+/// Compares a message in its frame with the file of this name, and takes what the file holds out of its frame.
+fn held(name: &str, kind: FrameKind, (what, payload): (u8, Vec<Bytes>)) -> (u8, Bytes) {
+    unframe(&golden(name, &frame(kind, what, payload)))
+}
+
 #[test]
 fn handshake() {
     let hello = Hello {
@@ -249,15 +254,11 @@ fn responses() -> Vec<(&'static str, Response)> {
 #[test]
 fn messages() {
     for (name, request) in requests() {
-        let (what, payload) = request.encode();
-        let held = golden(&format!("wire-request-{name}-v1"), &frame(FrameKind::Request, what, payload));
-        let (what, payload) = unframe(&held);
+        let (what, payload) = held(&format!("wire-request-{name}-v1"), FrameKind::Request, request.encode());
         assert_eq!(Request::decode(what, payload), Ok(request));
     }
     for (name, response) in responses() {
-        let (what, payload) = response.encode();
-        let held = golden(&format!("wire-response-{name}-v1"), &frame(FrameKind::Response, what, payload));
-        let (what, payload) = unframe(&held);
+        let (what, payload) = held(&format!("wire-response-{name}-v1"), FrameKind::Response, response.encode());
         assert_eq!(Response::decode(what, payload), Ok(response));
     }
 }
@@ -271,9 +272,7 @@ fn snapshot_stream() {
         ("chunk", SnapshotPart::Chunk(Bytes::from_static(b"a chunk"))),
         ("end", SnapshotPart::End(Bytes::from_static(b"a trailer"))),
     ] {
-        let (what, payload) = part.encode();
-        let held = golden(&format!("wire-snapshot-{name}-v1"), &frame(FrameKind::Request, what, payload));
-        let (what, payload) = unframe(&held);
+        let (what, payload) = held(&format!("wire-snapshot-{name}-v1"), FrameKind::Request, part.encode());
         assert_eq!(SnapshotPart::decode(what, payload), Ok(part));
     }
     for (name, reply) in [
@@ -281,11 +280,40 @@ fn snapshot_stream() {
         ("installed", SnapshotReply::Installed(VOTE)),
         ("failed", SnapshotReply::Failed(Failure::not_applied(Fault::Stopping))),
     ] {
-        let (what, payload) = reply.encode();
-        let held = golden(&format!("wire-snapshot-{name}-v1"), &frame(FrameKind::Response, what, payload));
-        let (what, payload) = unframe(&held);
+        let (what, payload) = held(&format!("wire-snapshot-{name}-v1"), FrameKind::Response, reply.encode());
         assert_eq!(SnapshotReply::decode(what, payload), Ok(reply));
     }
+}
+
+#[test]
+fn pulled_snapshot() {
+    for (name, request) in [("begin", PullRequest::Begin { at_least: LogId::new(3, 12) }), ("next", PullRequest::Next)]
+    {
+        let (what, payload) = held(&format!("wire-pull-{name}-v1"), FrameKind::Request, request.encode());
+        assert_eq!(PullRequest::decode(what, payload), Ok(request));
+    }
+    for (name, part) in [
+        ("manifest", PulledPart::Begin(Bytes::from_static(b"a manifest"))),
+        ("chunk", PulledPart::Chunk(Bytes::from_static(b"a chunk"))),
+        ("end", PulledPart::End(Bytes::from_static(b"a trailer"))),
+        ("failed", PulledPart::Failed(Failure::not_applied(Fault::Stopping))),
+    ] {
+        let (what, payload) = held(&format!("wire-pulled-{name}-v1"), FrameKind::Response, part.encode());
+        assert_eq!(PulledPart::decode(what, payload), Ok(part));
+    }
+}
+
+#[test]
+fn store_files() {
+    let held = golden("store-current-v1", &store_file::encode_current(7));
+    assert_eq!(store_file::decode_current(&held), Ok(7));
+    let block = |byte: u8| vec![byte; store_file::BLOCK_BYTES].into();
+    let newest = store_file::Header { sequence: 5, len: 3 * 4096, block: block(0xb0) };
+    let held = golden("store-header-v1", &newest.encode(7));
+    let read = store_file::decode_headers(&[&held[..], &held].concat(), 7).expect("it is whole");
+    assert_eq!(read.newest, newest);
+    let sums = [1, 1024, 1025].map(|n| store_file::checksum(7, n, &vec![n as u8; store_file::BLOCK_BYTES]));
+    golden("store-sums-v1", &sums.map(u32::to_le_bytes).concat());
 }
 
 /// A state in memory.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::disk::{Disk, File, OpenMode, read_file, replace_file};
+use quorate_core::disk::{Disk, File, OpenMode, read_file};
 use quorate_core::identity::{self, IdentityError};
 use quorate_core::log::format::{LogIdentity, SEGMENT_BYTES_MAX, parse_segment_name, segment_name};
 use quorate_core::log::record::{self, Record};
@@ -20,7 +20,7 @@ use super::worker::{LogWorker, Segments};
 use super::{DurableSender, LogConfig, LogStore, Slot, State};
 use crate::jobs::Jobs;
 use crate::platform::Platform;
-use crate::reserve::Reserve;
+use crate::reserve::{Reserve, replace_spending};
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -187,7 +187,7 @@ fn recover_dir<P: Platform>(
     if known.is_none() {
         let path = dir.join(identity::FILE_NAME);
         let content = identity::encode(identity);
-        reserve.spend(|| replace_file(disk, &path, &content)).map_err(|e| io_error(&path, e))?;
+        replace_spending(disk, Some(&reserve), &path, &content).map_err(|e| io_error(&path, e))?;
     }
     let mut files = BTreeMap::new();
     for (_, place, _) in &entries {

@@ -82,8 +82,9 @@ impl<P: Platform> LogReader<P> {
 }
 
 fn read_entry<P: Platform>((id, place, file): &Wanted<P>) -> io::Result<raft::Entry> {
-    let segment = segment_name(place.segment);
-    let failed = |e: io::Error| io::Error::new(e.kind(), format!("{segment} at offset {}: {e}", place.offset));
+    let failed = |e: io::Error| {
+        io::Error::new(e.kind(), format!("{} at offset {}: {e}", segment_name(place.segment), place.offset))
+    };
     let damaged = |what: String| failed(io::Error::new(io::ErrorKind::InvalidData, what));
     let mut buf = vec![0; place.len as usize];
     let got = file.read_at(place.offset, &mut buf).map_err(failed)?;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use openraft::async_runtime::watch::WatchSender;
@@ -69,18 +69,18 @@ impl<D: Disk> Segments<D> {
                 | WriteStep::Trim { segment, .. }
                 | WriteStep::Delete { segment } => *segment,
             };
-            let path = self.path(segment);
-            self.step(step, &path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+            let named = |e: io::Error, path: PathBuf| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+            self.step(step).map_err(|e| named(e, self.path(segment)))
         })
     }
 
-    fn step(&mut self, step: &WriteStep, path: &Path) -> io::Result<()> {
+    fn step(&mut self, step: &WriteStep) -> io::Result<()> {
         match step {
             WriteStep::Create { segment, len, header } => {
-                let mut file = None;
+                let (path, mut file) = (self.path(*segment), None);
                 self.reserve.spend(|| {
                     if file.is_none() {
-                        file = Some(self.disk.open(path, OpenMode::CreateNew)?);
+                        file = Some(self.disk.open(&path, OpenMode::CreateNew)?);
                     }
                     file.as_ref().map_or(Ok(()), |file| file.allocate(*len))
                 })?;
@@ -96,8 +96,8 @@ impl<D: Disk> Segments<D> {
             WriteStep::Write { segment, offset, bytes } => self.file(*segment)?.write_at(*offset, bytes),
             WriteStep::Sync { segment } => self.file(*segment)?.sync(),
             // Not through `file`: the current segment stays the current one.
-            WriteStep::Trim { len, .. } => self.disk.open(path, OpenMode::Existing)?.set_len(*len),
-            WriteStep::Delete { .. } => self.disk.remove(path),
+            WriteStep::Trim { segment, len } => self.disk.open(&self.path(*segment), OpenMode::Existing)?.set_len(*len),
+            WriteStep::Delete { segment } => self.disk.remove(&self.path(*segment)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a node is started with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_core::config::Timing;
@@ -19,6 +19,16 @@ pub enum Storage {
     Dir(PathBuf),
     /// In memory. The node gets a new identity at every start: it is not the member that it was before.
     Memory,
+}
+
+impl Storage {
+    /// The directory; `None` in memory.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        match self {
+            Self::Dir(dir) => Some(dir),
+            Self::Memory => None,
+        }
+    }
 }
 
 /// Whether a node without history may found a cluster.

@@ -91,9 +91,9 @@ pub enum StartError {
     /// A setting makes no sense.
     #[error("{0}")]
     Config(String),
-    /// Consensus does not start on what was recovered.
-    #[error("consensus cannot start: {0}")]
-    Raft(String),
+    /// Consensus does not start on what was recovered, or what it reads as it starts is damaged.
+    #[error(transparent)]
+    Consensus(StopError),
 }
 
 impl StartError {
@@ -108,9 +108,8 @@ impl StartError {
                 exit_code::DISK_FAILED
             }
             Self::NoHistory(_) | Self::Founding(_) => exit_code::NOT_A_MEMBER,
-            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) | Self::Raft(_) => {
-                exit_code::FAILED
-            }
+            Self::Consensus(error) => error.exit_code(),
+            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) => exit_code::FAILED,
         }
     }
 }

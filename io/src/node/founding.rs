@@ -15,9 +15,9 @@ use quorate_core::wire::{Request, Response};
 use super::{Node, StartError, StopError};
 use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
-use crate::reserve::Reserve;
-use crate::store::redb::replace_spending;
+use crate::reserve::{Reserve, replace_spending};
 use crate::transport::Target;
+use crate::types::nodes_to;
 
 /// Between two rounds of asking peers that have not answered, or not accepted, yet.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -94,7 +94,7 @@ impl<P: Platform> Node<P> {
     pub(super) async fn enter(&self, record: &FoundingRecord) {
         let cluster = record.cluster_id();
         // Before any peer's vote request is taken: a node that has voted cannot be initialized any more.
-        if let Err(error) = self.inner.raft.initialize(record.membership().members).await {
+        if let Err(error) = self.inner.raft.initialize(nodes_to(&record.membership().members)).await {
             tracing::debug!(%error, "consensus was initialized before");
         }
         self.inner.identity.set_cluster(cluster);
@@ -135,7 +135,7 @@ impl<P: Platform> Node<P> {
     }
 
     async fn keep(&self, record: &FoundingRecord, jobs: Option<&Jobs<P::Disk>>) -> Result<(), StopError> {
-        let (Some(dir), Some(jobs)) = (self.dir(), jobs) else { return Ok(()) };
+        let (Some(dir), Some(jobs)) = (self.inner.config.storage.dir(), jobs) else { return Ok(()) };
         let (path, bytes, reserve) = (dir.join(FILE_NAME), record.to_file(), self.inner.reserve.clone());
         let kept = jobs.run(move |disk| replace_spending(disk, reserve.as_ref(), &path, &bytes)).await;
         kept.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| StopError::Storage(e.to_string()))

@@ -26,7 +26,6 @@ mod tasks;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -310,14 +309,6 @@ impl<P: Platform> Node<P> {
         if raft.trigger().transfer_leader(heir).await.is_ok() {
             let gone = metrics.wait_until(|m| m.current_leader != Some(own));
             let _ = P::Runtime::timeout(HAND_OVER, gone).await;
-        }
-    }
-
-    /// The node's directory; `None` in memory mode.
-    fn dir(&self) -> Option<PathBuf> {
-        match &self.inner.config.storage {
-            Storage::Dir(dir) => Some(dir.clone()),
-            Storage::Memory => None,
         }
     }
 }

@@ -195,7 +195,7 @@ impl<P: Platform> Node<P> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let id = metrics.current_leader.filter(|id| *id != metrics.id)?;
-        let member = metrics.membership_config.get_node(&id)?.clone();
+        let member = metrics.membership_config.get_node(&id)?.as_ref().clone();
         Some(LeaderHint { id, member })
     }
 

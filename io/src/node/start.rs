@@ -23,6 +23,7 @@ use rand::Rng;
 use super::founding::read_record;
 use super::rebuild::Rebuild;
 use super::service::Service;
+use super::tasks::why_ended;
 use super::{InitialState, Inner, Node, NodeConfig, Raft, StartError, Storage};
 use crate::jobs::{Jobs, lock};
 use crate::log_store::{self, LogDir, LogStore, OpenError};
@@ -134,7 +135,7 @@ async fn assemble<P: Platform>(
         opened.store.clone(),
     )
     .await
-    .map_err(|e| StartError::Raft(e.to_string()))?;
+    .map_err(|e| StartError::Consensus(why_ended(&config.storage, &opened.log, &opened.store, &e.to_string())))?;
     let card = founding.as_ref().map_or_else(|| own_card(&config, opened.identity.node_id), |f| f.card().clone());
     let (failure, _) = Types::<P::Runtime>::watch_channel(None);
     let (shutdown, _) = Types::<P::Runtime>::watch_channel(false);

@@ -1,6 +1,7 @@
 //! What a node does in the background. Every task ends when the node shuts down.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -11,9 +12,11 @@ use quorate_core::NodeId;
 use quorate_core::founding::Card;
 use quorate_core::wire::{Request, Response};
 
-use super::{Node, StopError};
+use super::{Inner, Node, StopError, Storage};
 use crate::jobs::lock;
+use crate::log_store::LogStore;
 use crate::platform::Platform;
+use crate::state_machine::StateMachineStore;
 use crate::transport::Target;
 
 /// How often peers are pinged, so that `/cluster/nodes` knows on every node who can be reached.
@@ -55,7 +58,8 @@ impl<P: Platform> Node<P> {
                 Ok(()) => metrics.changed().await.is_err(),
                 Err(error) => {
                     if !self.is_stopping() {
-                        self.fail(self.why_stopped(&error.to_string()));
+                        let Inner { config, log, store, .. } = &*self.inner;
+                        self.fail(why_ended(&config.storage, log, store, &error.to_string()));
                     }
                     true
                 }
@@ -63,21 +67,6 @@ impl<P: Platform> Node<P> {
             if ended {
                 return;
             }
-        }
-    }
-
-    /// The storage's own words are plainer than openraft's.
-    fn why_stopped(&self, raft: &str) -> StopError {
-        if let Some(error) = self.inner.log.failure() {
-            let dir = self.dir().unwrap_or_default();
-            return match error.kind() {
-                io::ErrorKind::InvalidData => StopError::LogDamaged { dir, what: error.to_string() },
-                _ => StopError::Storage(error.to_string()),
-            };
-        }
-        match self.inner.store.fault() {
-            Some(error) => StopError::from(&error),
-            None => StopError::Raft(raft.to_owned()),
         }
     }
 
@@ -145,5 +134,25 @@ impl<P: Platform> Node<P> {
             }
             P::Runtime::sleep(PING_EVERY).await;
         }
+    }
+}
+
+/// Why consensus has ended on this log and store. The storage's own words are plainer than openraft's.
+pub(super) fn why_ended<P: Platform>(
+    storage: &Storage,
+    log: &LogStore<P>,
+    store: &StateMachineStore<P>,
+    raft: &str,
+) -> StopError {
+    if let Some(error) = log.failure() {
+        let dir = storage.dir().map(Path::to_owned).unwrap_or_default();
+        return match error.kind() {
+            io::ErrorKind::InvalidData => StopError::LogDamaged { dir, what: error.to_string() },
+            _ => StopError::Storage(error.to_string()),
+        };
+    }
+    match store.fault() {
+        Some(error) => StopError::from(&error),
+        None => StopError::Raft(raft.to_owned()),
     }
 }

@@ -1,29 +1,9 @@
 //! A file whose every block is checksummed: what redb's pages lie in.
 //!
-//! redb sees an array of 4 KiB blocks, numbered from 0. In the file they lie as follows:
+//! How they lie in the file is drawn in [`quorate_core::store_file`]: two copies of a header, which holds block 0, and
+//! groups of blocks behind the sums of each.
 //!
-//! ```text
-//! offset 0        8 KiB     16 KiB    20 KiB                          16 KiB + 1025 × 4 KiB
-//!        +---------+---------+---------+-------+-------+--- ... +-------+---------+-------+---
-//!        | header  | header  | sums of | block | block |        | block | sums of | block |
-//!        | copy A  | copy B  | 1..1024 |   1   |   2   |        | 1024  | 1025... | 1025  |
-//!        +---------+---------+---------+-------+-------+--- ... +-------+---------+-------+---
-//!                            |<------- group 0: 1 + 1024 blocks ------->|<---- group 1 ...
-//!
-//! header copy  0        4         6      8            16         24       32              4096       8192
-//!              +--------+---------+------+------------+----------+--------+--------+------+----------+
-//!              | "QBLK" | version | 0    | generation | sequence | length | crc32c | 0    | block 0  |
-//!              +--------+---------+------+------------+----------+--------+--------+------+----------+
-//! generation   of the store file, as in its name
-//! sequence     rises with every change of the header; the higher valid copy counts
-//! length       what redb sees as the file's length, in bytes
-//! crc32c       u32, over bytes 0..32 and block 0
-//!
-//! sums         1024 × u32: crc32c over generation (u64), block number (u64) and content; 0 where nothing was written,
-//!              1 where the crc is 0
-//! ```
-//!
-//! All integers are little-endian. redb overwrites block 0 in place and every other block only while no commit refers
+//! redb overwrites block 0 in place and every other block only while no commit refers
 //! to it. So:
 //!
 //! - *Rot, a lost or a misdirected write* of a block makes its sum wrong, whichever of the two was hit. Sums are held in
@@ -47,18 +27,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use ::redb::StorageBackend;
 use quorate_core::disk::File;
+use quorate_core::store_file::{
+    BLOCK_BYTES, GROUP_BLOCKS, HEADER_BYTES, Header, Headers, StoreFileError, block_at, checksum, decode_headers,
+    group_at, group_of, runs,
+};
 
 use crate::jobs::lock;
 use crate::reserve::is_full;
 
-/// Of a block, in bytes: redb's page size.
-pub(super) const BLOCK_BYTES: usize = 4096;
 const BLOCK: u64 = BLOCK_BYTES as u64;
-const SUMS: u64 = BLOCK / 4;
-const HEADER_BYTES: usize = 2 * BLOCK_BYTES;
-const GROUPS_AT: u64 = 2 * HEADER_BYTES as u64;
-const MAGIC: [u8; 4] = *b"QBLK";
-const FORMAT_VERSION: u16 = 1;
 
 type Content = Box<[u8]>;
 
@@ -66,46 +43,13 @@ type Content = Box<[u8]>;
 #[derive(Debug)]
 pub(super) enum OpenError {
     Io(io::Error),
-    /// Both copies of the header are bad.
-    Damaged,
-    UnknownVersion(u16),
+    /// Neither copy of the header can be read.
+    Header(StoreFileError),
 }
 
 impl From<io::Error> for OpenError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
-    }
-}
-
-/// The header in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Header {
-    sequence: u64,
-    len: u64,
-    block: Content,
-}
-
-impl Header {
-    fn encode(&self, generation: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_BYTES);
-        out.extend(MAGIC);
-        out.extend(FORMAT_VERSION.to_le_bytes());
-        out.extend([0, 0]);
-        out.extend(generation.to_le_bytes());
-        out.extend(self.sequence.to_le_bytes());
-        out.extend(self.len.to_le_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&out), &self.block);
-        out.extend(crc.to_le_bytes());
-        out.resize(BLOCK_BYTES, 0);
-        out.extend(&self.block);
-        out
-    }
-
-    fn decode(bytes: &[u8], generation: u64) -> Option<Self> {
-        let at = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
-        let block = bytes.get(BLOCK_BYTES..HEADER_BYTES)?.into();
-        let header = Self { sequence: at(16)?, len: at(24)?, block };
-        (header.encode(generation) == bytes).then_some(header)
     }
 }
 
@@ -143,7 +87,7 @@ impl State {
     fn set_sum(&mut self, block: u64, sum: u32) {
         let at = (block - 1) as usize;
         if at >= self.sums.len() {
-            self.sums.resize((at / SUMS as usize + 1) * SUMS as usize, 0);
+            self.sums.resize((at / GROUP_BLOCKS as usize + 1) * GROUP_BLOCKS as usize, 0);
         }
         self.sums[at] = sum;
     }
@@ -169,7 +113,7 @@ impl State {
         let mut groups = BTreeSet::new();
         for (at, sum) in self.sums.iter_mut().enumerate().skip(from).filter(|(_, sum)| **sum != 0) {
             *sum = 0;
-            groups.insert(at as u64 / SUMS);
+            groups.insert(at as u64 / GROUP_BLOCKS);
         }
         groups
     }
@@ -221,39 +165,23 @@ impl Drop for Writing<'_> {
 impl Blocks {
     /// A new file without content. Nothing is written before redb writes.
     pub(super) fn create(file: Box<dyn File>, generation: u64) -> Self {
-        let header = Header { sequence: 0, len: 0, block: vec![0; BLOCK_BYTES].into() };
-        Self::new(file, generation, State { header, sums: Vec::new(), spill: Vec::new() })
+        Self::new(file, generation, State { header: Header::empty(), sums: Vec::new(), spill: Vec::new() })
     }
 
     /// Reads header and sums. Call [`Blocks::settle_header`] before the content is relied on.
     pub(super) fn open(file: Box<dyn File>, generation: u64) -> Result<Self, OpenError> {
         let mut bytes = vec![0; 2 * HEADER_BYTES];
         read_zeroed(&*file, 0, &mut bytes)?;
-        let copies = [0, 1].map(|n| Header::decode(&bytes[n * HEADER_BYTES..][..HEADER_BYTES], generation));
-        let names = ["A", "B"];
-        for (copy, name) in copies.iter().zip(names) {
-            if copy.is_none() && copies.iter().any(Option::is_some) {
-                tracing::warn!(generation, copy = name, "a copy of the store's header is unreadable: writing it again");
-            }
+        let Headers { newest: header, unreadable, lost_a } =
+            decode_headers(&bytes, generation).map_err(OpenError::Header)?;
+        if let Some(copy) = unreadable {
+            tracing::warn!(generation, copy, "a copy of the store's header is unreadable: writing it again");
         }
-        if let [Some(a), Some(b)] = &copies
-            && a.sequence < b.sequence
-        {
-            // A is written first, so no crash does this.
+        if lost_a {
             tracing::warn!(generation, "a write of copy A of the store's header was lost: writing it again");
         }
-        let [a, b] = copies;
-        let newer = a.max_by_sequence(b);
-        let Some(header) = newer else {
-            let version = |n: usize| &bytes[n * HEADER_BYTES..][..6];
-            let unknown = [0, 1].into_iter().map(version).find_map(|head| {
-                let version = u16::from_le_bytes([head[4], head[5]]);
-                (head.starts_with(&MAGIC) && version != FORMAT_VERSION).then_some(version)
-            });
-            return Err(unknown.map_or(OpenError::Damaged, OpenError::UnknownVersion));
-        };
-        let blocks = header.len.div_ceil(BLOCK);
-        let groups = blocks.saturating_sub(1).div_ceil(SUMS);
+        let blocks = header.blocks();
+        let groups = blocks.saturating_sub(1).div_ceil(GROUP_BLOCKS);
         let mut sums = Vec::new();
         for group in 0..groups {
             let mut bytes = vec![0; BLOCK_BYTES];
@@ -299,7 +227,7 @@ impl Blocks {
 
     /// Reads and checks every block that was ever written.
     pub(super) fn check_all(&self) -> io::Result<()> {
-        let blocks = lock(&self.state).header.len.div_ceil(BLOCK);
+        let blocks = lock(&self.state).header.blocks();
         let mut content = vec![0; BLOCK_BYTES];
         for block in 1..blocks {
             let sum = lock(&self.state).sum(block);
@@ -422,8 +350,8 @@ impl Blocks {
         while let Some(group) = unsynced.groups.first().copied() {
             let bytes: Vec<u8> = {
                 let state = lock(&self.state);
-                let from = (group * SUMS) as usize;
-                state.sums[from..from + SUMS as usize].iter().flat_map(|sum| sum.to_le_bytes()).collect()
+                let from = (group * GROUP_BLOCKS) as usize;
+                state.sums[from..from + GROUP_BLOCKS as usize].iter().flat_map(|sum| sum.to_le_bytes()).collect()
             };
             self.file.write_at(group_at(group), &bytes).map_err(|e| self.judge(e))?;
             unsynced.blocks = true;
@@ -445,7 +373,7 @@ impl Blocks {
             false => Stop::Full,
         })?;
         if std::mem::take(&mut unsynced.trim) {
-            let end = block_at(header.len.div_ceil(BLOCK).max(1));
+            let end = block_at(header.blocks().max(1));
             let longer = self.file.len().map_err(|e| self.judge(e))? > end;
             if longer {
                 self.file.set_len(end).map_err(|e| self.judge(e))?;
@@ -585,58 +513,6 @@ impl From<Stop> for io::Error {
             Stop::Failed(error) => error,
         }
     }
-}
-
-trait Newer: Sized {
-    fn max_by_sequence(self, other: Self) -> Self;
-}
-
-impl Newer for Option<Header> {
-    fn max_by_sequence(self, other: Self) -> Self {
-        match (self, other) {
-            (Some(a), Some(b)) if b.sequence > a.sequence => Some(b),
-            (a, b) => a.or(b),
-        }
-    }
-}
-
-fn checksum(generation: u64, block: u64, content: &[u8]) -> u32 {
-    let mut head = [0; 16];
-    head[..8].copy_from_slice(&generation.to_le_bytes());
-    head[8..].copy_from_slice(&block.to_le_bytes());
-    crc32c::crc32c_append(crc32c::crc32c(&head), content).max(1)
-}
-
-fn group_of(block: u64) -> u64 {
-    (block - 1) / SUMS
-}
-
-/// Where the sums of a group are in the file.
-fn group_at(group: u64) -> u64 {
-    GROUPS_AT + group * (SUMS + 1) * BLOCK
-}
-
-/// Where a block is in the file. Copy A stands for block 0.
-fn block_at(block: u64) -> u64 {
-    match block {
-        0 => BLOCK,
-        _ => group_at(group_of(block)) + (1 + (block - 1) % SUMS) * BLOCK,
-    }
-}
-
-/// Cuts `bytes` bytes from the start of `block` into stretches that lie together in the file: the first block of each,
-/// and its part of the bytes. Block 0 is alone.
-fn runs(mut block: u64, bytes: u64) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let first = block;
-        let fit = if first == 0 { 1 } else { SUMS - (first - 1) % SUMS };
-        let run = (fit * BLOCK).min(bytes - at);
-        let range = at as usize..(at + run) as usize;
-        at += run;
-        block += fit;
-        (run > 0).then_some((first, range))
-    })
 }
 
 /// Reads what there is; the rest is zeros.

@@ -6,11 +6,6 @@
 //!                        `meta` what follows. One that CURRENT does not name is a snapshot on its way, or a leftover
 //! damaged-<n>            store-<n>.db was found damaged while it was in use; says how, for people
 //!
-//! CURRENT  0        4         6      8            16       20
-//!          +--------+---------+------+------------+--------+
-//!          | "QCUR" | version | 0    | generation | crc32c |     little-endian, crc32c over bytes 0..16
-//!          +--------+---------+------+------------+--------+
-//!
 //! meta     "format"      u16, little-endian
 //!          "generation"  u64, little-endian: the file's own <n>
 //!          "manifest"    D and the membership there (quorate_core::snapshot::Manifest)
@@ -30,13 +25,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::redb::{Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use bytes::Bytes;
-use quorate_core::disk::{Disk, File, OpenMode, read_file};
+use quorate_core::disk::{Disk, OpenMode, read_file};
 use quorate_core::snapshot::Manifest;
+use quorate_core::store_file::{StoreFileError, decode_current, encode_current};
 
 use super::blocks::{Backend, Blocks, OpenError};
 use super::{Freeze, StoreError};
 use crate::jobs::Jobs;
-use crate::reserve::Reserve;
+use crate::reserve::{Reserve, replace_spending, spend};
 
 const STATE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("state");
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
@@ -44,8 +40,6 @@ const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta")
 const FORMAT_VERSION: u16 = 1;
 const FIRST_GENERATION: u64 = 1;
 const CURRENT: &str = "CURRENT";
-const CURRENT_MAGIC: [u8; 4] = *b"QCUR";
-const CURRENT_BYTES: usize = 20;
 const INSPECT_CACHE_BYTES: usize = 16 << 20;
 
 /// A store's directory, and who works there.
@@ -100,35 +94,6 @@ impl<D: Disk> Home<D> {
     fn path(&self, generation: u64) -> PathBuf {
         self.dir.join(store_name(generation))
     }
-}
-
-/// Does what cannot do without space, from the reserve if need be.
-fn spend<D: Disk, T>(reserve: Option<&Reserve<D>>, mut op: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    match reserve {
-        Some(reserve) => reserve.spend(op),
-        None => op(),
-    }
-}
-
-/// As `replace_file` of the disk seam, with space from the reserve. A sync that failed is not tried again, whatever it
-/// says.
-pub(crate) fn replace_spending<D: Disk>(
-    disk: &D,
-    reserve: Option<&Reserve<D>>,
-    path: &Path,
-    content: &[u8],
-) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let file = spend(reserve, || {
-        let file = disk.open(&new, OpenMode::Create)?;
-        file.set_len(0)?;
-        file.write_at(0, content)?;
-        Ok(file)
-    })?;
-    file.sync()?;
-    drop(file);
-    spend(reserve, || disk.rename(&new, path))?;
-    disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
 fn store_name(generation: u64) -> String {
@@ -316,7 +281,7 @@ fn read_current<D: Disk>(disk: &D, home: &Home<D>, names: &[String]) -> Result<O
     }
     let path = home.dir.join(CURRENT);
     let bytes = read_file(disk, &path).map_err(|e| StoreError::io(&path, e))?;
-    decode_current(&path, &bytes).map(Some)
+    decode_current(&bytes).map(Some).map_err(|e| bytes_error(&path, e))
 }
 
 /// Writes down, durably, that a generation is damaged: the next [`open`] says so, too.
@@ -343,30 +308,12 @@ pub(crate) fn remove_others<D: Disk>(disk: &D, home: &Home<D>, keep: u64) -> Res
     Ok(())
 }
 
-fn encode_current(generation: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(CURRENT_BYTES);
-    bytes.extend(CURRENT_MAGIC);
-    bytes.extend(FORMAT_VERSION.to_le_bytes());
-    bytes.extend([0, 0]);
-    bytes.extend(generation.to_le_bytes());
-    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
-    bytes
-}
-
-fn decode_current(path: &Path, bytes: &[u8]) -> Result<u64, StoreError> {
-    let version = bytes.get(4..6).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
-    let whole = bytes.len() == CURRENT_BYTES && crc32c::crc32c(&bytes[..16]).to_le_bytes() == bytes[16..];
-    if whole
-        && bytes.starts_with(&CURRENT_MAGIC)
-        && let Some(version) = version
-        && version != FORMAT_VERSION
-    {
-        return Err(StoreError::UnknownVersion { file: path.to_owned(), version: version.into() });
-    }
-    let generation = bytes.get(8..16).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-    match generation {
-        Some(generation) if bytes == encode_current(generation) => Ok(generation),
-        _ => Err(StoreError::damaged(path, "its bytes are not what was written")),
+fn bytes_error(path: &Path, error: StoreFileError) -> StoreError {
+    match error {
+        StoreFileError::UnknownVersion(version) => {
+            StoreError::UnknownVersion { file: path.to_owned(), version: version.into() }
+        }
+        StoreFileError::Damaged => StoreError::damaged(path, error.to_string()),
     }
 }
 
@@ -416,10 +363,10 @@ fn open_blocks<D: Disk>(disk: &D, path: &Path, generation: u64, mode: OpenMode) 
     };
     Blocks::open(Box::new(file), generation).map_err(|error| match error {
         OpenError::Io(e) => StoreError::io(path, e),
-        OpenError::Damaged => StoreError::damaged(path, "the header at offset 0: neither copy is whole"),
-        OpenError::UnknownVersion(version) => {
-            StoreError::UnknownVersion { file: path.to_owned(), version: version.into() }
+        OpenError::Header(StoreFileError::Damaged) => {
+            StoreError::damaged(path, "the header at offset 0: neither copy is whole")
         }
+        OpenError::Header(error) => bytes_error(path, error),
     })
 }
 
@@ -439,7 +386,7 @@ pub(crate) fn inspect<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Inspected>
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(StoreError::io(&current, e)),
     };
-    let generation = decode_current(&current, &bytes)?;
+    let generation = decode_current(&bytes).map_err(|e| bytes_error(&current, e))?;
     let path = dir.join(store_name(generation));
     match read_file(disk, &dir.join(marker_name(generation))) {
         Ok(what) => return Err(StoreError::damaged(&path, String::from_utf8_lossy(&what))),

@@ -306,10 +306,12 @@ pub(super) async fn write_frames<R: AsyncRuntime>(
 /// Joins neighbouring small pieces, so that many small frames become one write.
 fn coalesce(frames: VecDeque<(Vec<Bytes>, usize)>) -> Vec<Bytes> {
     const JOIN_BYTES_MAX: usize = 4096;
+    let is_small = |part: &Bytes| part.len() < JOIN_BYTES_MAX;
+    let small = frames.iter().flat_map(|(frame, _)| frame).filter(|part| is_small(part));
+    let mut joined = BytesMut::with_capacity(small.map(Bytes::len).sum());
     let mut parts = Vec::new();
-    let mut joined = BytesMut::new();
     for part in frames.into_iter().flat_map(|(frame, _)| frame) {
-        if part.len() < JOIN_BYTES_MAX {
+        if is_small(&part) {
             joined.extend_from_slice(&part);
             continue;
         }

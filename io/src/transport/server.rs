@@ -429,7 +429,9 @@ fn start_call<R: AsyncRuntime, S: PeerService>(
     detach::<R>(async move {
         let _counted = Counted(&connection.in_flight);
         let mut closed = connection.closed.subscribe();
-        if let Select2::Second(response) = R::select2(&mut closed, context.service.call(peer, request)).await {
+        // In memory of its own: it takes kilobytes, which would be moved each time that this task is.
+        let call = Box::pin(context.service.call(peer, request));
+        if let Select2::Second(response) = R::select2(&mut closed, call).await {
             connection.respond(id, &response);
         }
     });

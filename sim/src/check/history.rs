@@ -84,7 +84,7 @@ impl Op {
 }
 
 /// What a client learned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// The put took effect.
     Put {
@@ -119,6 +119,7 @@ pub enum Outcome {
     /// A write had no effect and never will have; or a read failed.
     NotApplied,
     /// A write takes effect at some time after its invocation, or never; or a read failed.
+    #[default]
     Unknown,
 }
 
@@ -144,9 +145,9 @@ impl Outcome {
     }
 }
 
-/// One operation of one client.
+/// One operation of one client: on the key-value store, if nothing else is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Operation {
+pub struct Operation<Q = Op, A = Outcome> {
     /// The client.
     pub client: u64,
     /// When it was invoked, in nanoseconds.
@@ -154,9 +155,9 @@ pub struct Operation {
     /// When the client learned the outcome or gave up, in nanoseconds; `None` if the history ended first.
     pub complete_ns: Option<u64>,
     /// What was asked for.
-    pub op: Op,
+    pub op: Q,
     /// What was learned.
-    pub outcome: Outcome,
+    pub outcome: A,
 }
 
 impl Operation {
@@ -180,7 +181,7 @@ impl Operation {
 }
 
 /// `c3 [100..250] put k=v -> revision 7 version 2`, times in nanoseconds.
-impl fmt::Display for Operation {
+impl<Q: fmt::Display, A: fmt::Display> fmt::Display for Operation<Q, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "c{} [{}..", self.client, self.invoke_ns)?;
         if let Some(complete_ns) = self.complete_ns {
@@ -253,7 +254,7 @@ impl Violation {
     }
 
     /// The explanation and the operations in conflict, a line each.
-    pub fn render(&self, history: &[Operation]) -> String {
+    pub fn render<O: fmt::Display>(&self, history: &[O]) -> String {
         let mut text = format!("{self}\n");
         for &index in &self.operations {
             if let Some(operation) = history.get(index) {
@@ -287,23 +288,29 @@ pub fn render(history: &[Operation]) -> String {
 ///
 /// Events get times that differ: an event in the same nanosecond as the one before is put one later. What was recorded
 /// first really was first, so no order is invented, and none is lost where a simulated clock stands still.
-#[derive(Clone, Debug, Default)]
-pub struct Recorder {
-    operations: Vec<Operation>,
+#[derive(Clone, Debug)]
+pub struct Recorder<Q = Op, A = Outcome> {
+    operations: Vec<Operation<Q, A>>,
     last_ns: u64,
 }
 
-impl Recorder {
+impl<Q, A: Default> Default for Recorder<Q, A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<Q, A: Default> Recorder<Q, A> {
     /// An empty history.
     pub fn new() -> Self {
-        Self::default()
+        Self { operations: Vec::new(), last_ns: 0 }
     }
 
     /// Records that `client` is about to ask for `op`, and returns the operation's index. Call it before the request
-    /// can reach any server.
-    pub fn invoke(&mut self, client: u64, now_ns: u64, op: Op) -> usize {
+    /// can reach any server. Until it completes it has the default outcome: unknown.
+    pub fn invoke(&mut self, client: u64, now_ns: u64, op: Q) -> usize {
         let invoke_ns = self.tick(now_ns);
-        self.operations.push(Operation { client, invoke_ns, complete_ns: None, op, outcome: Outcome::Unknown });
+        self.operations.push(Operation { client, invoke_ns, complete_ns: None, op, outcome: A::default() });
         self.operations.len() - 1
     }
 
@@ -311,7 +318,7 @@ impl Recorder {
     ///
     /// # Panics
     /// If `index` is not an operation in flight.
-    pub fn complete(&mut self, index: usize, now_ns: u64, outcome: Outcome) {
+    pub fn complete(&mut self, index: usize, now_ns: u64, outcome: A) {
         let complete_ns = self.tick(now_ns);
         let operation = &mut self.operations[index];
         assert!(operation.complete_ns.is_none(), "operation #{index} has completed before");
@@ -320,12 +327,12 @@ impl Recorder {
     }
 
     /// The history so far; what is in flight has an unknown outcome.
-    pub fn operations(&self) -> &[Operation] {
+    pub fn operations(&self) -> &[Operation<Q, A>] {
         &self.operations
     }
 
     /// The history; what is still in flight has an unknown outcome.
-    pub fn finish(self) -> Vec<Operation> {
+    pub fn finish(self) -> Vec<Operation<Q, A>> {
         self.operations
     }
 

@@ -4,7 +4,7 @@ use super::{Ending, Nemesis, down, victim};
 use crate::atlas::is_founded;
 use crate::cluster::Cluster;
 use crate::plan::{DiskFault, Place, Rot};
-use crate::platform::{CRASH_POINTS, FileClass, Trap, TrapKind, global_now};
+use crate::platform::{FileClass, Trap, TrapKind, global_now};
 use crate::trace::Event;
 
 impl Nemesis<'_> {
@@ -18,7 +18,7 @@ impl Nemesis<'_> {
                 None
             }
             DiskFault::CrashPoint { point, nth, .. } => {
-                drive.set_trap(Trap { nth: *nth, kind: TrapKind::Cut(&CRASH_POINTS[*point]) });
+                drive.set_trap(Trap { nth: *nth, kind: TrapKind::Cut(point) });
                 self.order(index, fault, for_ms);
                 None
             }
@@ -33,6 +33,18 @@ impl Nemesis<'_> {
             DiskFault::Slow { factor, .. } => {
                 cluster.slow_down(index, *factor);
                 Some(Ending::Speed(index))
+            }
+            DiskFault::Wipe { .. } => {
+                let member = &cluster.members[index];
+                if cluster.atlas.may_wipe(&cluster.drives(), member.machine.node()) {
+                    // A paused process must be able to end.
+                    member.machine.resume();
+                    member.machine.wipe();
+                    // What was still to befall the old disk befalls no other: the atlas has forgotten it, too.
+                    member.machine.drive().disarm();
+                    return Some(Ending::Boot(vec![index]));
+                }
+                None
             }
             // Nothing is set aside for a node that is yet to make its first files.
             DiskFault::Full { .. } if !is_founded(&drive) => None,
@@ -84,8 +96,7 @@ impl Nemesis<'_> {
             self.at(at, Ending::Cut(index));
             return;
         }
-        let fits =
-            |fault: &DiskFault| matches!(fault, DiskFault::CrashPoint { point: at, .. } if CRASH_POINTS[*at] == *point);
+        let fits = |fault: &DiskFault| matches!(fault, DiskFault::CrashPoint { point: at, .. } if **at == *point);
         let (power, for_ms) = match self.take_order(index, fits) {
             Some((DiskFault::CrashPoint { power, .. }, for_ms)) => (power, for_ms),
             _ => (false, 0),

@@ -2,12 +2,16 @@
 
 use std::fmt;
 
-use super::{Fault, FaultKind, IN_BURST_MS, Victim};
-use crate::platform::{Act, CRASH_POINTS, FileClass};
+use serde::{Deserialize, Serialize};
+
+use super::draw::{in_a_burst, weighted};
+use super::{Fault, FaultKind, Victim};
+use crate::platform::{Act, CRASH_POINTS, CrashPoint, FileClass};
 use crate::rng::SplitMix;
 
 /// A fault of a disk, or a crash at a named point of what a disk does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum DiskFault {
     /// The n-th write or sync from now on fails; the node must stop. It is started again after the fault's time.
     Fail {
@@ -16,6 +20,7 @@ pub enum DiskFault {
         /// [`Act::Write`] or [`Act::Sync`].
         act: Act,
         /// Of what; `None` if of anything.
+        #[serde(default)]
         class: Option<FileClass>,
         /// Which one, from 1.
         nth: u32,
@@ -62,12 +67,18 @@ pub enum DiskFault {
         /// Which one, from 1.
         nth: u32,
     },
+    /// The node loses its disk and all that was on it, and starts again with an empty one.
+    Wipe {
+        /// Whose.
+        victim: Victim,
+    },
     /// The process or the power ends at the n-th time that the disk is there.
     CrashPoint {
         /// Whose.
         victim: Victim,
-        /// Index into [`CRASH_POINTS`].
-        point: usize,
+        /// Where: in a file, its name.
+        #[serde(with = "by_name")]
+        point: &'static CrashPoint,
         /// Which time, from 1.
         nth: u32,
         /// Whether it is the power.
@@ -76,7 +87,7 @@ pub enum DiskFault {
 }
 
 /// Where something rots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// In what the log has sealed, while the node is down.
     Log,
@@ -91,7 +102,7 @@ pub enum Place {
 }
 
 /// How something rots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rot {
     /// A bit turns over.
     Bit,
@@ -109,7 +120,7 @@ pub enum Rot {
 
 /// A class of disk faults and how much of a run's may be of it at most, in the order of `draw_kind`. This is the one
 /// place that switches classes on and off: 0 is off.
-pub(super) const CLASSES: [(&str, u64); 12] = [
+pub(super) const CLASSES: [(&str, u64); 13] = [
     ("failed sync", 10),
     ("failed write", 6),
     ("full disk", 4),
@@ -122,6 +133,7 @@ pub(super) const CLASSES: [(&str, u64); 12] = [
     ("lost write", 4),
     ("misdirected write", 4),
     ("crash point", 30),
+    ("wipe", 4),
 ];
 
 /// Of 1000 runs so many have no fault of a disk but crashes at random instants.
@@ -149,7 +161,7 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
         let begins = match () {
             () if is_of_an_install(&kind) => 0,
             () if at_start && rng.chance(AT_START_PER_MILLE) => 0,
-            () if rng.chance(500) => bursts_ms[rng.below(bursts_ms.len() as u64) as usize] + rng.skewed(1, IN_BURST_MS),
+            () if rng.chance(500) => in_a_burst(rng, bursts_ms),
             () => at_ms,
         };
         let for_ms = match kind {
@@ -165,7 +177,7 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
 }
 
 fn is_of_an_install(kind: &DiskFault) -> bool {
-    matches!(kind, DiskFault::CrashPoint { point, .. } if CRASH_POINTS[*point].is_of_an_install())
+    matches!(kind, DiskFault::CrashPoint { point, .. } if point.is_of_an_install())
 }
 
 /// A node installs a snapshot if it was away for so long that the others have purged what it lacks: without this, few
@@ -184,7 +196,7 @@ fn send_away(rng: &mut SplitMix, kind: &mut DiskFault, nodes: u32, heal_ms: u64,
 }
 
 fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> DiskFault {
-    let class = super::weighted(rng, weights);
+    let class = weighted(rng, weights);
     let node = Victim::Node(1 + rng.below(u64::from(nodes)) as u32);
     let victim = if rng.chance(300) { Victim::Leader } else { node };
     match class {
@@ -205,9 +217,10 @@ fn draw_kind(rng: &mut SplitMix, weights: &[u64], nodes: u32) -> DiskFault {
         7 => draw_rot(rng, victim, Place::Store),
         8 => draw_rot(rng, victim, Place::RunningStore),
         9 | 10 => DiskFault::LoseWrite { victim, elsewhere: class == 10, nth: rng.skewed(1, 8) as u32 },
+        12 => DiskFault::Wipe { victim },
         _ => DiskFault::CrashPoint {
             victim,
-            point: rng.below(CRASH_POINTS.len() as u64) as usize,
+            point: &CRASH_POINTS[rng.below(CRASH_POINTS.len() as u64) as usize],
             nth: rng.skewed(1, 6) as u32,
             power: rng.chance(600),
         },
@@ -220,6 +233,25 @@ fn draw_rot(rng: &mut SplitMix, victim: Victim, place: Place) -> DiskFault {
     DiskFault::Rot { victim, place, rot, pick: rng.next(), power: rng.chance(500) }
 }
 
+/// A crash point in a file.
+mod by_name {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::platform::{CRASH_POINTS, CrashPoint};
+
+    pub(super) fn serialize<S: Serializer>(point: &&'static CrashPoint, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(point.name)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static CrashPoint, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        CRASH_POINTS.iter().find(|point| point.name == name).ok_or_else(|| {
+            let names = CRASH_POINTS.iter().map(|point| format!("{:?}", point.name)).collect::<Vec<_>>().join(", ");
+            serde::de::Error::custom(format!("there is no crash point {name:?}; there are {names}"))
+        })
+    }
+}
+
 impl DiskFault {
     /// Whom it befalls.
     pub fn victim(&self) -> Victim {
@@ -229,6 +261,7 @@ impl DiskFault {
             | Self::Slow { victim, .. }
             | Self::Rot { victim, .. }
             | Self::LoseWrite { victim, .. }
+            | Self::Wipe { victim }
             | Self::CrashPoint { victim, .. } => *victim,
         }
     }
@@ -247,6 +280,7 @@ impl DiskFault {
             Self::LoseWrite { elsewhere: false, .. } => 9,
             Self::LoseWrite { .. } => 10,
             Self::CrashPoint { .. } => 11,
+            Self::Wipe { .. } => 12,
         };
         CLASSES[at].0
     }
@@ -276,8 +310,9 @@ impl fmt::Display for DiskFault {
                 let what = if *elsewhere { "misdirect" } else { "lose" };
                 write!(f, "{what} a block of sync {nth} of the store of {victim}")
             }
+            Self::Wipe { victim } => write!(f, "{victim} loses its disk"),
             Self::CrashPoint { victim, point, nth, power } => {
-                write!(f, "{} at {victim} {}, time {nth}", crash(power), CRASH_POINTS[*point].name)
+                write!(f, "{} at {victim} {}, time {nth}", crash(power), point.name)
             }
         }
     }

@@ -273,8 +273,29 @@ struct WatchState {
     senders: usize,
     receivers: usize,
     next_ticket: u64,
-    /// By ticket, which is the order of arrival.
-    waiting: BTreeMap<u64, Waker>,
+    /// By ticket, which is the order of arrival. Few at a time, and they come and go with every change.
+    waiting: Vec<(u64, Waker)>,
+}
+
+impl WatchState {
+    /// The waker that this one takes the place of.
+    #[must_use]
+    fn wait(&mut self, ticket: u64, waker: Waker) -> Option<Waker> {
+        match self.waiting.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
+            Ok(at) => Some(mem::replace(&mut self.waiting[at].1, waker)),
+            Err(at) => {
+                self.waiting.insert(at, (ticket, waker));
+                None
+            }
+        }
+    }
+
+    /// A waiter gives up.
+    #[must_use]
+    fn leave(&mut self, ticket: u64) -> Option<Waker> {
+        let at = self.waiting.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
+        Some(self.waiting.remove(at).1)
+    }
 }
 
 /// See [`SimWatch`].
@@ -297,13 +318,18 @@ impl<T> Watched<T> {
             return false;
         }
         drop(value);
-        let waiting = {
+        let mut waiting = {
             let mut state = lock(&self.state);
             state.version += 1;
             mem::take(&mut state.waiting)
         };
-        for (_, waker) in waiting {
+        for (_, waker) in waiting.drain(..) {
             waker.wake();
+        }
+        let mut state = lock(&self.state);
+        if state.waiting.is_empty() {
+            // Its memory, for those who wait next.
+            state.waiting = waiting;
         }
         true
     }
@@ -319,7 +345,7 @@ impl Watch for SimWatch {
     type Ref<'a, T: OptionalSend + 'a> = RwLockReadGuard<'a, T>;
 
     fn channel<T: OptionalSend + OptionalSync>(init: T) -> (SimWatchSender<T>, SimWatchReceiver<T>) {
-        let state = WatchState { version: 0, senders: 1, receivers: 1, next_ticket: 0, waiting: BTreeMap::new() };
+        let state = WatchState { version: 0, senders: 1, receivers: 1, next_ticket: 0, waiting: Vec::new() };
         let watched = Arc::new(Watched { value: RwLock::new(init), state: sync::Mutex::new(state) });
         (SimWatchSender(watched.clone()), SimWatchReceiver { watched, seen: 0 })
     }
@@ -368,7 +394,7 @@ impl<T> Drop for SimWatchSender<T> {
         let waiting = {
             let mut state = lock(&self.0.state);
             state.senders -= 1;
-            if state.senders == 0 { mem::take(&mut state.waiting) } else { BTreeMap::new() }
+            if state.senders == 0 { mem::take(&mut state.waiting) } else { Vec::new() }
         };
         for (_, waker) in waiting {
             waker.wake();
@@ -385,7 +411,7 @@ struct ChangeTicket<'a> {
 impl Drop for ChangeTicket<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            let waker = lock(self.state).waiting.remove(&ticket);
+            let waker = lock(self.state).leave(ticket);
             drop(waker);
         }
     }
@@ -408,7 +434,7 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<SimWatch, T> for SimWatchRece
                 state.next_ticket += 1;
                 state.next_ticket
             });
-            let old = state.waiting.insert(ticket, cx.waker().clone());
+            let old = state.wait(ticket, cx.waker().clone());
             drop(state);
             drop(old);
             Poll::Pending

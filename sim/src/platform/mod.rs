@@ -9,18 +9,19 @@ mod runtime;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::JoinHandle;
 
-use crate::Trace;
+use crate::{Event, Trace};
 
 pub use channels::{SimMpsc, SimMpscReceiver, SimMpscSender, SimMpscWeakSender, SimMutex, SimMutexGuard};
 pub use channels::{SimOneshot, SimOneshotSender, SimWatch, SimWatchReceiver, SimWatchSender};
-pub use clock::{SimInstant, Sleep, global_now};
+pub use clock::{DRIFT_PPM_MAX, SimInstant, Sleep, global_now};
 pub use disk::{Act, CRASH_POINTS, CrashPoint, DiskCounters, DiskProfile, Drive, Failure, FileClass, Garble, Harm};
 pub use disk::{SimDisk, SimFile, SimLock, SimWake, Trap, TrapKind};
-pub use net::{LinkProfile, NetCounters, Network, SimListener, SimNet, SimReadHalf, SimWriteHalf};
+pub use net::{Detained, LinkProfile, NetCounters, Network, SimListener, SimNet, SimReadHalf, SimWriteHalf};
 pub use runtime::{Elapsed, SimRng, SimRuntime, Timeout, run};
 
 /// What a process runs on, from its boot to its kill.
@@ -53,15 +54,14 @@ pub struct WorldConfig {
     pub disk: DiskProfile,
     /// Every link.
     pub link: LinkProfile,
-    /// How many of the last events to keep as text; see [`Trace::new`].
-    pub trace_keep: usize,
+    /// Who is told of everything.
+    pub trace: Trace,
 }
 
 /// Machines and the network between them. Lives inside a [`run`].
 #[derive(Clone, Debug)]
 pub struct World {
     config: WorldConfig,
-    trace: Trace,
     network: Network,
     machines: Arc<Mutex<u32>>,
 }
@@ -69,10 +69,9 @@ pub struct World {
 impl World {
     /// A world without machines.
     pub fn new(config: WorldConfig) -> Self {
-        let trace = Trace::new(config.trace_keep);
-        let network = Network::new(config.seed, trace.clone());
+        let network = Network::new(config.seed, config.trace.clone());
         network.set_profile(&config.link);
-        Self { config, trace, network, machines: Arc::default() }
+        Self { config, network, machines: Arc::default() }
     }
 
     /// Adds a machine, with an empty disk and no process. Machines are numbered from 1; `host` is its name on the
@@ -88,9 +87,10 @@ impl World {
         };
         self.network.map(host, node);
         let handle = Handle::current().create_node().name(host).build();
-        let drive = Drive::new(node, self.config.seed, self.config.disk.clone(), self.trace.clone());
+        let trace = self.config.trace.clone();
+        let drive = Drive::new(node, self.config.seed, self.config.disk.clone(), trace.clone());
         let process = Mutex::new(Process { handle, running: false });
-        Machine(Arc::new(Inner { node, drive, network: self.network.clone(), process }))
+        Machine(Arc::new(Inner { node, drive, network: self.network.clone(), trace, process }))
     }
 
     /// The network, to break and to heal.
@@ -100,7 +100,7 @@ impl World {
 
     /// The witness of the run.
     pub fn trace(&self) -> &Trace {
-        &self.trace
+        &self.config.trace
     }
 }
 
@@ -116,6 +116,7 @@ struct Inner {
     node: u32,
     drive: Drive,
     network: Network,
+    trace: Trace,
     process: Mutex<Process>,
 }
 
@@ -157,6 +158,7 @@ impl Machine {
         F::Output: Send + 'static,
     {
         self.kill();
+        self.event("process boot");
         let platform = SimPlatform { disk: self.0.drive.boot(), net: self.0.network.boot(self.0.node) };
         let mut process = self.process();
         let id = process.handle.id();
@@ -180,6 +182,7 @@ impl Machine {
     /// Kills the process, if there is one: the disk keeps its cache, peers are reset.
     pub fn kill(&self) {
         if self.is_running() {
+            self.event("process kill");
             self.0.network.kill(self.0.node);
             self.0.drive.kill();
             self.end();
@@ -188,6 +191,7 @@ impl Machine {
 
     /// Takes the power: unsynced writes are lost in part, peers are told nothing.
     pub fn power_loss(&self) {
+        self.event("process unpowered");
         self.0.network.power_off(self.0.node);
         self.0.drive.power_loss();
         self.end();
@@ -203,6 +207,7 @@ impl Machine {
     pub fn pause(&self) {
         let process = self.process();
         if process.running {
+            self.event("process pause");
             Handle::current().pause(process.handle.id());
         }
     }
@@ -211,8 +216,26 @@ impl Machine {
     pub fn resume(&self) {
         let process = self.process();
         if process.running {
+            self.event("process resume");
             Handle::current().resume(process.handle.id());
         }
+    }
+
+    fn event(&self, kind: &'static str) {
+        let (at, node) = (global_now(), self.0.node);
+        self.0.trace.event(Event { at, node, kind, subject: "", numbers: [0, 0], payload: &[] });
+    }
+
+    /// From now on its clock runs fast by so many parts in a million, at most [`DRIFT_PPM_MAX`]; slow if negative.
+    /// Processes come and go under the same clock. It is exact before the first call to this or
+    /// [`Machine::step_clock`], and who sleeps until then is not woken by it: call one before the first boot.
+    pub fn set_clock_drift(&self, ppm: i64) {
+        clock::change_clock(self.process().handle.id(), Some(ppm), Duration::ZERO);
+    }
+
+    /// Its clock jumps forward. What was to happen meanwhile happens at once.
+    pub fn step_clock(&self, step: Duration) {
+        clock::change_clock(self.process().handle.id(), None, step);
     }
 
     /// Drops the tasks; disk and network no longer listen to them.

@@ -13,7 +13,7 @@ use madsim::runtime::Runtime;
 use openraft_rt::{AsyncRuntime, OptionalSend};
 
 use super::channels::{SimMpsc, SimMutex, SimOneshot, SimWatch};
-use super::clock::{SimInstant, Sleep, keep_clock};
+use super::clock::{SimInstant, Sleep, forget_clocks, keep_clock};
 
 /// Tasks, time, channels and randomness of a simulated run. Its associated functions act on the run that the current
 /// thread is in; a value is a run of its own, for the conformance suite.
@@ -37,7 +37,9 @@ where
     let body = move || {
         Runtime::with_seed_and_config(seed, madsim::Config::default()).block_on(async move {
             keep_clock();
-            main().await
+            let value = main().await;
+            forget_clocks();
+            value
         })
     };
     match std::thread::spawn(body).join() {

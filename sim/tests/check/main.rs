@@ -2,6 +2,7 @@
 
 mod brute;
 mod linearizability;
+mod log_order;
 mod raft;
 mod random;
 mod revision_order;

@@ -2,8 +2,10 @@
 
 use sim::check::history::Violation;
 use sim::check::raft::{
-    At, COMMITTED_IMMUTABLE, CommittedImmutable, DURABLE_VOTE, DurableVote, ELECTION_SAFETY, ElectionSafety,
-    LOG_MATCHING, LogEntry, LogMatching, MONOTONIC, Monotonic, Progress, STATE_MACHINE_EQUALITY, StateMachineEquality,
+    APPLIED_STAYS, AppliedStays, At, COMMITTED_IMMUTABLE, COMMITTED_ON_QUORUM, CommittedImmutable, CommittedOnQuorum,
+    DURABLE_VOTE, DurableVote, ELECTION_SAFETY, Effect, ElectionSafety, LEADER_COMPLETENESS, LOG_MATCHING,
+    LeaderCompleteness, LogEntry, LogMatching, MONOTONIC, Monotonic, Progress, SINGLE_VOTE, STATE_MACHINE_EQUALITY,
+    SingleVote, StateMachineEquality,
 };
 
 fn at(node: u64, time_ns: u64) -> At {
@@ -85,12 +87,12 @@ fn monotonic() {
 
 #[test]
 fn votes_are_cast_once() {
-    let mut oracle = Monotonic::default();
-    oracle.observe_vote(at(1, 10), 1, 2).expect("a vote");
-    oracle.observe_vote(at(1, 20), 1, 2).expect("the same vote again");
-    oracle.observe_vote(at(3, 20), 1, 3).expect("another voter");
-    oracle.observe_vote(at(1, 30), 2, 3).expect("another term");
-    assert_eq!(property(oracle.observe_vote(at(1, 40), 1, 3)), MONOTONIC);
+    let mut oracle = SingleVote::default();
+    oracle.observe(at(1, 10), 1, 2).expect("a vote");
+    oracle.observe(at(1, 20), 1, 2).expect("the same vote again");
+    oracle.observe(at(3, 20), 1, 3).expect("another voter");
+    oracle.observe(at(1, 30), 2, 3).expect("another term");
+    assert_eq!(property(oracle.observe(at(1, 40), 1, 3)), SINGLE_VOTE);
 }
 
 #[test]
@@ -113,4 +115,79 @@ fn state_machine_equality() {
     oracle.observe(at(2, 20), 4, 77).expect("the same state");
     oracle.observe(at(2, 30), 5, 78).expect("the next");
     assert_eq!(property(oracle.observe(at(1, 40), 5, 79)), STATE_MACHINE_EQUALITY);
+}
+
+#[test]
+fn commands_have_one_effect() {
+    let effect = |response_hash, changes_hash| Effect { response_hash, changes_hash };
+    let mut oracle = StateMachineEquality::default();
+    oracle.observe_effect(at(1, 10), 4, effect(1, 2)).expect("an effect");
+    oracle.observe_effect(at(2, 20), 4, effect(1, 2)).expect("the same elsewhere");
+    oracle.observe_effect(at(2, 30), 5, effect(3, 4)).expect("another command");
+    for (other, what) in [
+        (effect(9, 2), "answered differently at"),
+        (effect(1, 9), "changed the state differently at"),
+        (effect(9, 9), "answered differently and changed the state differently at"),
+    ] {
+        let found = oracle.clone().observe_effect(at(3, 40), 4, other).expect_err("another effect");
+        assert_eq!(found.property, STATE_MACHINE_EQUALITY);
+        assert!(found.explanation.contains(what), "{found}");
+    }
+}
+
+#[test]
+fn leaders_have_what_was_committed_before() {
+    let mut oracle = LeaderCompleteness::default();
+    oracle.observe_committed(at(1, 10), 2, (4, 1));
+    oracle.observe_committed(at(2, 20), 3, (6, 2));
+    oracle.observe_committed(at(3, 30), 5, (8, 5));
+    let leads = |term, purged, log: &[(u64, u64)]| oracle.observe_leader(at(1, 40), term, purged, log.iter().copied());
+    leads(1, None, &[]).expect("a leader of before the first commit");
+    leads(3, None, &[(4, 1), (5, 1)]).expect("what was committed in its own term may come later");
+    leads(4, None, &[(4, 1), (5, 1), (6, 2), (7, 2)]).expect("it has all");
+    leads(4, Some(5), &[(6, 2)]).expect("purged, and the rest");
+    leads(6, Some(9), &[]).expect("all purged");
+    // It lacks the last, one in the middle, and has another.
+    assert_eq!(property(leads(4, None, &[(4, 1), (5, 1)])), LEADER_COMPLETENESS);
+    assert_eq!(property(leads(4, None, &[(5, 1), (6, 2)])), LEADER_COMPLETENESS);
+    assert_eq!(property(leads(6, None, &[(4, 1), (6, 3), (8, 5)])), LEADER_COMPLETENESS);
+    assert_eq!(property(leads(6, Some(4), &[])), LEADER_COMPLETENESS);
+    // Somebody of a lower term knows it, too: the demand is on more leaders then.
+    oracle.observe_committed(at(2, 50), 2, (6, 2));
+    let leads = oracle.observe_leader(at(1, 60), 3, None, [(4, 1), (5, 1)]);
+    assert_eq!(property(leads), LEADER_COMPLETENESS);
+}
+
+#[test]
+fn committed_is_on_a_majority_of_media() {
+    let medium = |log: &[(u64, u64)]| log.iter().copied().collect::<std::collections::BTreeMap<u64, u64>>();
+    let mut oracle = CommittedOnQuorum::new(3);
+    oracle.observe_medium(at(1, 10), None, &medium(&[])).expect("nothing is committed yet");
+    oracle.observe_committed(at(1, 20), 4, 1);
+    oracle.observe_committed(at(1, 20), 5, 2);
+    oracle.observe_medium(at(1, 30), None, &medium(&[(4, 1), (5, 2), (6, 2)])).expect("all there");
+    oracle.observe_medium(at(2, 40), None, &medium(&[(4, 1)])).expect("a minority lacks one");
+    oracle.observe_medium(at(2, 50), None, &medium(&[(4, 1)])).expect("the same once more");
+    oracle.observe_medium(at(3, 60), Some(5), &medium(&[])).expect("it was there");
+    let mut one_more = oracle.clone();
+    assert_eq!(property(one_more.observe_medium(at(3, 70), Some(4), &medium(&[]))), COMMITTED_ON_QUORUM);
+    // An entry of another term is another entry.
+    assert_eq!(property(oracle.observe_medium(at(3, 70), None, &medium(&[(4, 1), (5, 1)]))), COMMITTED_ON_QUORUM);
+    let mut five = CommittedOnQuorum::new(5);
+    five.observe_committed(at(1, 10), 4, 1);
+    five.observe_medium(at(1, 20), None, &medium(&[])).expect("four may have it");
+    five.observe_medium(at(2, 20), None, &medium(&[])).expect("three may have it");
+    assert_eq!(property(five.observe_medium(at(3, 20), None, &medium(&[]))), COMMITTED_ON_QUORUM);
+}
+
+#[test]
+fn what_was_applied_stays() {
+    let mut oracle = AppliedStays::default();
+    oracle.observe_rest(at(1, 10), None).expect("nothing was applied");
+    oracle.observe_applied(at(1, 20), 7);
+    oracle.observe_applied(at(2, 30), 5);
+    oracle.observe_rest(at(2, 40), Some(7)).expect("everybody is there");
+    oracle.observe_rest(at(3, 40), Some(9)).expect("or further");
+    assert_eq!(property(oracle.observe_rest(at(2, 50), Some(6))), APPLIED_STAYS);
+    assert_eq!(property(oracle.observe_rest(at(2, 50), None)), APPLIED_STAYS);
 }

@@ -2,6 +2,7 @@
 #![cfg(madsim)]
 #![allow(clippy::unwrap_used)]
 
+mod clock;
 mod determinism;
 mod disk;
 mod disk_faults;

@@ -294,3 +294,81 @@ fn a_host_name_can_move() {
         assert_eq!(b.listen("moving:2").await.unwrap_err().kind(), ErrorKind::AddrNotAvailable);
     });
 }
+
+#[test]
+fn forgotten_connections_carry_nothing_for_ever_and_new_ones_work() {
+    run(1, || async {
+        let (network, a, b) = network(1);
+        let mut listener = b.listen("b:1").await.unwrap();
+        let (mut near, (read, write, _)) = (a.connect("b:1").await.unwrap(), listener.accept().await.unwrap());
+        let mut far = (read, write);
+        send(&mut near, b"under way").await.unwrap();
+        assert_eq!(network.forget_connections(1, 2), 1);
+        assert_eq!(network.forget_connections(2, 1), 0, "they are forgotten already");
+        send(&mut near, b"sent in vain").await.unwrap();
+        let (bytes, end) = receive(&mut far).await;
+        assert!(bytes.is_empty() && end.is_none(), "{bytes:?} {end:?}");
+        network.heal_all();
+        drop(near);
+        assert!(receive(&mut far).await.1.is_none(), "nobody is told of the end");
+        send(&mut far, b"to nobody").await.unwrap();
+        assert!(receive(&mut far).await.1.is_none(), "no reset comes back");
+        let mut again = a.connect("b:1").await.unwrap();
+        let (read, write, _) = listener.accept().await.unwrap();
+        send(&mut again, b"new").await.unwrap();
+        assert_eq!(receive(&mut (read, write)).await.0, "new");
+        drop((far, again, listener));
+        SimRuntime::sleep(MS * 50).await;
+        assert_eq!(network.connections(), 0, "nothing is left over");
+    });
+}
+
+#[test]
+fn a_connect_that_is_refused_hangs_while_the_others_work() {
+    run(1, || async {
+        let (network, a, b) = network(1);
+        let mut listener = b.listen("b:1").await.unwrap();
+        let (mut near, (read, write, _)) = (a.connect("b:1").await.unwrap(), listener.accept().await.unwrap());
+        network.refuse(1, 2);
+        let mut connecting = Box::pin(a.connect("b:1"));
+        assert!(SimRuntime::timeout(MS * 1_000, &mut connecting).await.is_err());
+        send(&mut near, b"works").await.unwrap();
+        assert_eq!(receive(&mut (read, write)).await.0, "works");
+        assert_eq!(network.counters().connects_hung, 1);
+        network.connect_again(1, 2);
+        connecting.await.expect("it goes on");
+        network.refuse(1, 2);
+        network.heal_all();
+        a.connect("b:1").await.expect("healed");
+    });
+}
+
+#[test]
+fn bytes_of_an_old_connection_arrive_after_a_new_one_is_up() {
+    run(1, || async {
+        let (network, a, b) = network(1);
+        let mut listener = b.listen("b:1").await.unwrap();
+        let (mut old, (read, write, _)) = (a.connect("b:1").await.unwrap(), listener.accept().await.unwrap());
+        let mut far = (read, write);
+        send(&mut old, b"first ").await.unwrap();
+        assert_eq!(receive(&mut far).await.0, "first ");
+        let detained = network.detain(1, 2);
+        send(&mut old, b"late").await.unwrap();
+        send(&mut far, b"other way").await.unwrap();
+        assert_eq!(receive(&mut old).await.0, "other way");
+        network.strand(&detained);
+        assert!(is_reset(receive(&mut old).await.1), "the sender is told");
+        drop(old);
+        let mut new = a.connect("b:1").await.unwrap();
+        let (read, write, _) = listener.accept().await.unwrap();
+        send(&mut new, b"new").await.unwrap();
+        assert_eq!(receive(&mut (read, write)).await.0, "new");
+        let (bytes, end) = receive(&mut far).await;
+        assert!(bytes.is_empty() && end.is_none());
+        network.let_go(&detained);
+        let (bytes, end) = receive(&mut far).await;
+        assert!(bytes == "late" && is_reset(end), "{bytes:?}");
+        let counters = network.counters();
+        assert_eq!((counters.stranded, counters.late_bytes), (1, 4));
+    });
+}

@@ -29,9 +29,10 @@ const SIMULATED: &[&str] = &["core/src", "io/src", "sim/src"];
 const REAL: &[&str] = &["io/src/tokio"];
 
 /// Where the real clock may be read: the binding, and the sweep and its progress line, which are outside of every run.
-const CLOCK: &[&str] = &["io/src/tokio", "sim/src/sweep.rs", "sim/src/main.rs"];
-/// Where something may outlive a function: the binding, and the clock of the one run that a thread is for.
-const STATICS: &[&str] = &["io/src/tokio", "sim/src/platform/clock.rs"];
+const CLOCK: &[&str] = &["io/src/tokio", "sim/src/sweep.rs", "sim/src/sweep"];
+/// Where something may outlive a function: the binding, the clock of the one run that a thread is for, and the
+/// allocator of the simulator's binary.
+const STATICS: &[&str] = &["io/src/tokio", "sim/src/platform/clock.rs", "sim/src/main.rs"];
 
 const RULES: &[Rule] = &[
     Rule {

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use ::redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 use quorate_core::disk::File;
+use quorate_core::store_file::{BLOCK_BYTES, StoreFileError};
 
 use crate::jobs::lock;
-use crate::store::blocks::{BLOCK_BYTES, Backend, Blocks, OpenError};
+use crate::store::blocks::{Backend, Blocks, OpenError};
 
 const TABLE: TableDefinition<'static, u32, &[u8]> = TableDefinition::new("t");
 const GENERATION: u64 = 7;
@@ -282,15 +283,15 @@ fn one_copy_of_the_header_is_enough() {
     let mut damaged = bytes.clone();
     damaged[..GROUPS_AT].fill(0xee);
     let opened = Blocks::open(Box::new(MemFile::of(&damaged)), GENERATION);
-    assert!(matches!(opened, Err(OpenError::Damaged)), "{opened:?}");
+    assert!(matches!(opened, Err(OpenError::Header(StoreFileError::Damaged))), "{opened:?}");
     let other = Blocks::open(Box::new(MemFile::of(&bytes)), GENERATION + 1);
-    assert!(matches!(other, Err(OpenError::Damaged)), "another generation's file: {other:?}");
+    assert!(matches!(other, Err(OpenError::Header(StoreFileError::Damaged))), "another generation's file: {other:?}");
     let mut newer = bytes;
     newer[4] = 9;
     assert_eq!(found(&newer).unwrap(), pairs(2), "a changed byte is no new version");
     newer[2 * BLOCK_BYTES + 4] = 9;
     let newer = Blocks::open(Box::new(MemFile::of(&newer)), GENERATION);
-    assert!(matches!(newer, Err(OpenError::UnknownVersion(9))), "{newer:?}");
+    assert!(matches!(newer, Err(OpenError::Header(StoreFileError::UnknownVersion(9)))), "{newer:?}");
 }
 
 #[test]

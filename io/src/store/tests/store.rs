@@ -283,3 +283,29 @@ fn a_newer_format_a_damaged_pointer_and_a_lost_one_are_refused_by_name() {
         assert!(refusal().await.to_string().contains("CURRENT"));
     });
 }
+
+/// Found by seed 7134: what is found damaged while it is sent to a peer is damaged for this node, too.
+#[test]
+fn damage_found_while_a_snapshot_is_sent_is_a_fault_of_the_store() {
+    block_on(async {
+        let (dir, disk) = (TempDir::new(), CutDisk::never());
+        let mut rig = Rig::open(Some((&disk, &dir))).await.unwrap();
+        let pairs: Vec<_> = (0..600).map(|n| (format!("key{n:04}").into_bytes(), Some(vec![b'x'; 5000]))).collect();
+        rig.apply(1, &pairs).await;
+        rig.build().await.unwrap();
+        rig.close().await;
+        // What was just written would be in redb's cache, which holds a third of it.
+        let rig = Rig::open(Some((&disk, &dir))).await.unwrap();
+        let path = dir.0.join("store-1.db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        for block in bytes.chunks_mut(4096).skip(5).filter(|block| block.windows(8).any(|run| run == b"xxxxxxxx")) {
+            block[2000] ^= 1;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let (_, mut chunks) = rig.store.durable_state();
+        assert!(rig.store.fault().is_none());
+        let sent = std::iter::from_fn(|| chunks.next_chunk().transpose()).collect::<Result<Vec<_>, _>>();
+        assert!(sent.is_err());
+        assert!(matches!(rig.store.fault(), Some(StoreError::Damaged { .. })), "{:?}", rig.store.fault());
+    });
+}

@@ -1,7 +1,6 @@
 //! What a file holds: the cache that reads see, the medium that survives, and what lies between them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,20 +12,21 @@ const SECTOR: u64 = 512;
 /// More than this between cache and medium is written back unasked, as a kernel does.
 const WRITE_BACK_BYTES: usize = 8 << 20;
 
-type Page = [u8; PAGE as usize];
+/// [`PAGE`] bytes. A page that was written whole is a slice of what was written, in the cache and on the medium.
+type Page = Bytes;
 
 /// Sparse content: a page that is not there is zero, and so is what a page holds past the length.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
     pub(super) len: u64,
-    pages: BTreeMap<u64, Arc<Page>>,
+    pages: BTreeMap<u64, Page>,
 }
 
 /// What takes an image back to before one change.
 #[derive(Debug)]
 pub(super) struct Undo {
     len: u64,
-    pages: Vec<(u64, Option<Arc<Page>>)>,
+    pages: Vec<(u64, Option<Page>)>,
 }
 
 /// A change of a file's content or length.
@@ -50,6 +50,13 @@ fn length_after(len: u64, offset: u64, written: usize) -> u64 {
     if written == 0 { len } else { len.max(offset + written as u64) }
 }
 
+/// A page with other bytes at `start`; one that is not there is zero.
+fn overwritten(old: Option<&Page>, start: usize, bytes: &[u8]) -> Page {
+    let mut page = old.map_or_else(|| vec![0; PAGE as usize], |old| old.to_vec());
+    page[start..start + bytes.len()].copy_from_slice(bytes);
+    page.into()
+}
+
 impl Image {
     /// The end of the last page that is there, at most the length.
     pub(super) fn written_len(&self) -> u64 {
@@ -68,6 +75,18 @@ impl Image {
         len as usize
     }
 
+    /// The first `len` bytes, at most as many as there are.
+    pub(super) fn first(&self, len: u64) -> Vec<u8> {
+        let len = len.min(self.len) as usize;
+        let mut bytes = Vec::with_capacity(len.next_multiple_of(PAGE as usize));
+        for (number, page) in self.pages.range(..(len as u64).div_ceil(PAGE)) {
+            bytes.resize((number * PAGE) as usize, 0);
+            bytes.extend_from_slice(page);
+        }
+        bytes.resize(len, 0);
+        bytes
+    }
+
     /// `len` bytes from `offset`, zeros where there are none.
     fn block(&self, offset: u64, len: u64) -> Vec<u8> {
         let mut block = vec![0; len as usize];
@@ -75,11 +94,15 @@ impl Image {
         block
     }
 
-    pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
+    pub(super) fn write(&mut self, offset: u64, data: &Bytes) {
         for (number, start, piece) in pieces(offset, data.len() as u64, PAGE) {
-            let page = Arc::make_mut(self.pages.entry(number).or_insert_with(|| Arc::new([0; PAGE as usize])));
-            page[(start % PAGE) as usize..][..piece as usize]
-                .copy_from_slice(&data[(start - offset) as usize..][..piece as usize]);
+            let from = (start - offset) as usize;
+            let piece = data.slice(from..from + piece as usize);
+            let page = match self.pages.get(&number) {
+                _ if piece.len() == PAGE as usize => piece,
+                old => overwritten(old, (start % PAGE) as usize, &piece),
+            };
+            self.pages.insert(number, page);
         }
         self.len = length_after(self.len, offset, data.len());
     }
@@ -88,7 +111,8 @@ impl Image {
         if len < self.len {
             self.pages.split_off(&len.div_ceil(PAGE));
             if let Some(page) = self.pages.get_mut(&(len / PAGE)) {
-                Arc::make_mut(page)[(len % PAGE) as usize..].fill(0);
+                let kept = (len % PAGE) as usize;
+                *page = overwritten(Some(page), kept, &vec![0; PAGE as usize - kept]);
             }
         }
         self.len = len;
@@ -213,7 +237,7 @@ impl Content {
         let len = self.medium.len.saturating_sub(offset).min(bytes.len() as u64);
         let bytes = &bytes[..len as usize];
         let changes = self.medium.block(offset, len) != bytes;
-        self.medium.write(offset, bytes);
+        self.medium.write(offset, &Bytes::copy_from_slice(bytes));
         changes
     }
 
@@ -232,6 +256,7 @@ impl Content {
             Garble::Copy(from) => after = self.medium.block(from, len),
             Garble::Noise(_) => after.iter_mut().for_each(|byte| *byte = rng.next() as u8),
         }
+        let after = Bytes::from(after);
         self.medium.write(offset, &after);
         if seen {
             self.cache.write(offset, &after);
@@ -316,7 +341,8 @@ impl Content {
                 let Some(left) = kept.get_mut(&sector).filter(|left| **left > 0) else { continue };
                 *left -= 1;
                 if start + piece <= lost_cut {
-                    self.medium.write(start, &data[(start - offset) as usize..][..piece as usize]);
+                    let from = (start - offset) as usize;
+                    self.medium.write(start, &data.slice(from..from + piece as usize));
                 }
             }
         }
@@ -332,6 +358,7 @@ mod tests {
         let mut buf = vec![0xee; image.len as usize + 10];
         let len = image.read(0, &mut buf);
         buf.truncate(len);
+        assert_eq!(image.first(image.len), buf);
         buf
     }
 

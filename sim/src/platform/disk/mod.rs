@@ -292,11 +292,8 @@ impl Drive {
     /// A file's content as a process would read it, for oracles.
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let inode = self.lock().find(path).ok()?;
-        let content = inode.content();
-        let mut buf = vec![0; content.cache.len as usize];
-        content.cache.read(0, &mut buf);
-        drop(content);
-        Some(buf)
+        let cache = &inode.content().cache;
+        Some(cache.first(cache.len))
     }
 
     /// The files that no power loss takes and what each holds then, without the zeros behind the last page that was
@@ -312,11 +309,8 @@ impl Drive {
 
     fn durable_where(&self, wanted: impl Fn(&Path) -> bool) -> Vec<(PathBuf, Vec<u8>)> {
         let read = |(path, inode): (PathBuf, Arc<Inode>)| {
-            let content = inode.content();
-            let mut buf = vec![0; content.medium.written_len() as usize];
-            content.medium.read(0, &mut buf);
-            drop(content);
-            (path, buf)
+            let medium = &inode.content().medium;
+            (path, medium.first(medium.written_len()))
         };
         let mut files = self.lock().durable_files();
         files.retain(|(path, _)| wanted(path));

@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use quorate_core::{founding, identity, log};
+use serde::{Deserialize, Serialize};
 
 /// What an operation does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Act {
     /// Creates a file.
     Create,
@@ -27,7 +28,7 @@ pub enum Act {
 }
 
 /// What a file is for, by its name. What is to replace a file is of that file's class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum FileClass {
     /// A segment of the log.
     Segment,

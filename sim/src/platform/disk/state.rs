@@ -258,6 +258,12 @@ impl State {
         self.trace.event(Event { at, node: self.node, kind, subject, numbers, payload });
     }
 
+    /// The operation that the step executes now does not succeed.
+    fn refusal(&self, kind: &'static str, subject: &str) {
+        let at = self.active.as_ref().map_or(0, |active| active.cursor);
+        self.event(at, kind, subject, [0, 0], &[]);
+    }
+
     // Steps
 
     pub(super) fn begin_step(&mut self, now: u64) -> u64 {
@@ -322,7 +328,7 @@ impl State {
                 inode.content().take_effect(change);
             }
             Action::Sync { inode, fails } => {
-                self.event(at, "disk sync", &inode.label, [u64::from(!fails), 0], &[]);
+                self.event(at, "disk sync", &inode.label, [u64::from(!fails), op.start], &[]);
                 if fails {
                     inode.content().scatter(&mut self.rng, &mut self.counters);
                 } else {
@@ -336,7 +342,7 @@ impl State {
                 self.dirs.entry(dir).or_default().unsynced.push(change);
             }
             Action::SyncDir { dir, fails } => {
-                self.event(at, "disk sync", &dir.to_string_lossy(), [u64::from(!fails), 0], &[]);
+                self.event(at, "disk sync", &dir.to_string_lossy(), [u64::from(!fails), op.start], &[]);
                 let dir = self.dirs.entry(dir).or_default();
                 if fails {
                     dir.scatter(&mut self.rng, &mut self.counters);
@@ -438,6 +444,7 @@ impl State {
             && needed > self.space_of_others(None)
         {
             self.counters.refused_for_space += 1;
+            self.refusal("disk full", &inode.label);
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut bytes = 0;

@@ -15,6 +15,11 @@
 //! | open | arrive | arrive | takes a round trip; refused if nobody listens |
 //! | blocked, one way | arrive after it opens | are lost: the connection stays half open until one sends into it | hangs |
 //! | clogged, one way | arrive after it opens | arrive after it opens | hangs |
+//! | refusing | arrive | arrive | hangs |
+//!
+//! Connections that were up can be [forgotten](Network::forget_connections), as a firewall does: both ends are half open,
+//! and new ones work. Or what they carry one way is [detained](Network::detain) and arrives after newer connections
+//! are up.
 
 mod state;
 
@@ -87,6 +92,10 @@ pub struct NetCounters {
     pub resets_mid_write: u64,
     /// Connections whose one end died without the other being told.
     pub half_open: u64,
+    /// Connections whose sender was told that they are broken, while what it had sent was still under way.
+    pub stranded: u64,
+    /// Bytes of those that arrived later.
+    pub late_bytes: u64,
 }
 
 /// The network between all machines. The harness breaks and heals it. Clones share it.
@@ -164,7 +173,40 @@ impl Network {
         let closed = self.lock().links.closed();
         for (from, to) in closed {
             self.set_link(from, to, |_| (false, false));
+            self.connect_again(from, to);
         }
+    }
+
+    /// New connections from one machine to the other hang, and those that there are work.
+    pub fn refuse(&self, from: u32, to: u32) {
+        self.lock().refuse(global_now(), from, to, true);
+    }
+
+    /// Undoes [`Network::refuse`].
+    pub fn connect_again(&self, from: u32, to: u32) {
+        self.lock().refuse(global_now(), from, to, false);
+    }
+
+    /// Nothing gets through the connections that there are between two machines any more, for ever, and neither end is
+    /// told: a firewall has forgotten them. New ones work. Returns how many there were.
+    pub fn forget_connections(&self, a: u32, b: u32) -> usize {
+        self.lock().forget_connections(global_now(), a, b)
+    }
+
+    /// What one machine sends to the other on the connections that there are stands still, until
+    /// [`Network::let_go`].
+    pub fn detain(&self, from: u32, to: u32) -> Detained {
+        Detained { from, ids: self.lock().detain(global_now(), from, to) }
+    }
+
+    /// The sender of detained connections is told that they are broken, and may make new ones.
+    pub fn strand(&self, detained: &Detained) {
+        self.lock().strand(global_now(), detained.from, &detained.ids);
+    }
+
+    /// What was detained arrives.
+    pub fn let_go(&self, detained: &Detained) {
+        self.lock().let_go(global_now(), detained.from, &detained.ids);
     }
 
     fn set_link(&self, from: u32, to: u32, change: impl FnOnce((bool, bool)) -> (bool, bool)) {
@@ -201,6 +243,13 @@ impl Network {
     }
 }
 
+/// Connections whose bytes stand still one way.
+#[derive(Clone, Debug)]
+pub struct Detained {
+    from: u32,
+    ids: Vec<u64>,
+}
+
 /// One process's handle to the [`Network`]. After a kill it returns errors, whoever still holds it.
 #[derive(Clone)]
 pub struct SimNet {
@@ -229,7 +278,7 @@ impl SimNet {
         let mut alarm: Option<Arc<Alarm>> = None;
         poll_fn(|cx| {
             let mut state = self.live()?;
-            if state.is_open(from, to) {
+            if state.may_connect(from, to) {
                 return Poll::Ready(Ok(state.links.get(from, to).delay()));
             }
             state.counters.connects_hung += u64::from(!std::mem::replace(hung, true));
@@ -246,7 +295,7 @@ impl SimNet {
         loop {
             let delay = self.travel(from, to, hung).await?;
             Sleep::until_global(global_now() + delay).await;
-            if self.live()?.is_open(from, to) {
+            if self.live()?.may_connect(from, to) {
                 return Ok(());
             }
         }

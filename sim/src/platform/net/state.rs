@@ -1,5 +1,7 @@
 //! The state of the network: links, connections, and the bytes between their ends.
 
+mod faults;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ pub(super) struct Link {
     pub(super) profile: LinkProfile,
     pub(super) blocked: bool,
     pub(super) clogged: bool,
+    /// Nobody gets a new connection; those that are there work.
+    pub(super) refuses: bool,
     rng: SplitMix,
 }
 
@@ -51,12 +55,13 @@ impl Links {
             profile: self.profile.clone(),
             blocked: false,
             clogged: false,
+            refuses: false,
             rng: SplitMix::labelled(self.seed, &format!("link {from} {to}")),
         })
     }
 
     pub(super) fn closed(&self) -> Vec<(u32, u32)> {
-        self.map.iter().filter(|(_, link)| !link.is_open()).map(|(ends, _)| *ends).collect()
+        self.map.iter().filter(|(_, link)| !link.is_open() || link.refuses).map(|(ends, _)| *ends).collect()
     }
 
     pub(super) fn set_all(&mut self, profile: &LinkProfile) {
@@ -97,6 +102,8 @@ struct Pipe {
     in_flight: usize,
     last_due: u64,
     end: Option<(u64, End)>,
+    /// Whatever the link does, nothing of this connection gets through this way, resets least of all.
+    held: bool,
     reader: Arc<Alarm>,
     writer: Arc<Alarm>,
 }
@@ -138,6 +145,9 @@ impl Pipe {
     }
 
     fn release(&mut self, now: u64, link: &mut Link) {
+        if self.held || !link.is_open() {
+            return;
+        }
         let first = now + link.delay() + link.rng.below(link.profile.retransmit_ns_max + 1);
         let mut last = self.last_due.max(first);
         for (due, data) in self.packets.iter_mut().filter(|(due, _)| *due == HELD) {
@@ -166,6 +176,8 @@ struct Connection {
     sides: [Side; 2],
     /// `pipes[i]` is from `sides[i]` to the other.
     pipes: [Pipe; 2],
+    /// Something on the way has forgotten it: nothing gets through any more.
+    forgotten: bool,
 }
 
 impl Connection {
@@ -235,6 +247,11 @@ impl State {
         !off(from) && !off(to) && self.links.get(from, to).is_open()
     }
 
+    /// Whether somebody on one machine can get a connection to the other.
+    pub(super) fn may_connect(&mut self, from: u32, to: u32) -> bool {
+        self.is_open(from, to) && !self.links.get(from, to).refuses
+    }
+
     /// Rings the alarm at the next change for the better.
     pub(super) fn await_change(&mut self, alarm: &Arc<Alarm>) {
         self.connecting.retain(|waiting| Arc::strong_count(waiting) > 1 && !Arc::ptr_eq(waiting, alarm));
@@ -262,7 +279,8 @@ impl State {
         listening.acceptor.ring();
         let side = |node| Side { node, reading: true, writing: true, reset_at: None };
         let pipe = |from, to| Pipe { label: format!("n{from}>n{to}"), ..Pipe::default() };
-        let connection = Connection { sides: [side(from), side(to)], pipes: [pipe(from, to), pipe(to, from)] };
+        let connection =
+            Connection { sides: [side(from), side(to)], pipes: [pipe(from, to), pipe(to, from)], forgotten: false };
         self.connections.insert(id, connection);
         self.counters.connects += 1;
         self.event(now, to, "net connect", "", [u64::from(from), id]);
@@ -369,12 +387,17 @@ impl State {
             }
             return Poll::Pending;
         }
+        if self.trace.is_recording() {
+            let (sent, numbers) = (data.concat(), [id, side as u64]);
+            let subject = &pipe.label;
+            self.trace.detail(Event { at: now, node: from, kind: "net send", subject, numbers, payload: &sent });
+        }
         let was_empty = pipe.packets.is_empty();
         let mut due = pipe.last_due.max(now + link.delay());
         for data in data.drain(..).filter(|data| !data.is_empty()) {
             pipe.in_flight += data.len();
             due += data.len() as u64 * 1_000_000_000 / link.profile.bytes_per_sec;
-            if link.is_open() {
+            if link.is_open() && !pipe.held {
                 pipe.packets.push_back((due, data));
             } else {
                 self.counters.bytes_delayed += data.len() as u64;
@@ -397,7 +420,8 @@ impl State {
             let Some(connection) = self.connections.get(&id) else { return };
             let (from, to) = (connection.sides[side].node, connection.sides[1 - side].node);
             let sent = connection.pipes[side].in_flight > 0 && connection.sides[side].reset_at.is_none();
-            if !sent || !connection.is_gone(1 - side) || !self.is_open(from, to) || !self.is_open(to, from) {
+            let held = connection.pipes.iter().any(|pipe| pipe.held);
+            if !sent || held || !connection.is_gone(1 - side) || !self.is_open(from, to) || !self.is_open(to, from) {
                 continue;
             }
             let due = now + self.links.get(from, to).delay() + self.links.get(to, from).delay();
@@ -419,7 +443,8 @@ impl State {
         let link = self.links.get(connection.sides[side].node, connection.sides[1 - side].node);
         let pipe = &mut connection.pipes[side];
         if pipe.end.is_none() && connection.sides[side].reset_at.is_none() {
-            let due = if link.is_open() { pipe.last_due.max(now + link.delay()) } else { HELD };
+            let open = link.is_open() && !pipe.held;
+            let due = if open { pipe.last_due.max(now + link.delay()) } else { HELD };
             pipe.end = Some((due, End::Eof));
             if pipe.packets.is_empty() {
                 pipe.reader.arm(due);
@@ -458,7 +483,7 @@ impl State {
             self.counters.half_open += 1;
         } else {
             let link = self.links.get(node, peer);
-            if link.blocked {
+            if link.blocked || connection.pipes[side].held {
                 self.counters.half_open += 1;
             } else {
                 let due = if link.clogged { HELD } else { now + link.delay() };
@@ -469,83 +494,5 @@ impl State {
             }
         }
         self.forget(now, id, side);
-    }
-
-    // Faults
-
-    /// The node's process ends, without the machine noticing if it is off.
-    pub(super) fn kill(&mut self, now: u64, node: u32) {
-        let state = self.nodes.entry(node).or_default();
-        state.generation += 1;
-        let generation = state.generation;
-        for port in state.listeners.keys().copied().collect::<Vec<_>>() {
-            self.unlisten(now, node, port);
-        }
-        for id in self.connections.keys().copied().collect::<Vec<_>>() {
-            for side in 0..2 {
-                if self.connections.get(&id).is_some_and(|connection| connection.sides[side].node == node) {
-                    self.abandon(now, id, side);
-                }
-            }
-        }
-        self.event(now, node, "net kill", "", [generation, 0]);
-    }
-
-    /// Breaks all connections between two machines, for both ends at once.
-    pub(super) fn reset(&mut self, now: u64, a: u32, b: u32) -> usize {
-        let mut broken = 0;
-        for (id, connection) in &mut self.connections {
-            let nodes = [connection.sides[0].node, connection.sides[1].node];
-            if nodes != [a, b] && nodes != [b, a] {
-                continue;
-            }
-            broken += 1;
-            let rng = &mut self.links.get(a, b).rng;
-            let mid = connection.break_at(0, now, rng) | connection.break_at(1, now, rng);
-            self.counters.resets += 1;
-            self.counters.resets_mid_write += u64::from(mid);
-            self.trace.event(Event {
-                at: now,
-                node: a,
-                kind: "net reset",
-                subject: "",
-                numbers: [*id, now],
-                payload: &[],
-            });
-        }
-        broken
-    }
-
-    /// Sets whether a link is blocked or clogged, and holds or releases what is under way.
-    pub(super) fn set_link(&mut self, now: u64, from: u32, to: u32, blocked: bool, clogged: bool) {
-        let link = self.links.get(from, to);
-        if (link.blocked, link.clogged) == (blocked, clogged) {
-            return;
-        }
-        let was_open = link.is_open();
-        (link.blocked, link.clogged) = (blocked, clogged);
-        for connection in self.connections.values_mut() {
-            for side in 0..2 {
-                if (connection.sides[side].node, connection.sides[1 - side].node) != (from, to) {
-                    continue;
-                }
-                if !link.is_open() {
-                    let held = connection.pipes[side].hold(now, blocked) as u64;
-                    self.counters.bytes_delayed += if was_open { held } else { 0 };
-                    if blocked && connection.sides[1 - side].reset_at.is_some_and(|at| at > now) {
-                        connection.sides[1 - side].reset_at = None;
-                    }
-                } else {
-                    connection.pipes[side].release(now, link);
-                    if let Some((due, End::Reset)) = connection.pipes[side].end {
-                        connection.sides[1 - side].reset_at = Some(due);
-                    }
-                }
-            }
-        }
-        self.event(now, from, "net link", "", [u64::from(to), u64::from(blocked) | u64::from(clogged) << 1]);
-        if !was_open {
-            self.changed();
-        }
     }
 }

@@ -8,7 +8,7 @@ use quorate_core::disk::Wake;
 
 use super::super::image::Change;
 use super::super::points::{Act, CRASH_POINTS, CrashPoint, Deed, FileClass};
-use super::super::{DiskCounters, Garble, Harm};
+use super::super::{Garble, Harm};
 use super::{Action, Directory, EntryChange, Inode, State};
 
 /// Something that waits for an operation of some kind.
@@ -111,6 +111,7 @@ impl State {
     fn failed(&mut self, act: Act, inode: Option<&Inode>) {
         let class = inode.map_or(FileClass::Other, |inode| inode.class);
         let path = inode.map(|inode| PathBuf::from(&inode.label)).unwrap_or_default();
+        self.refusal("disk failure", &path.to_string_lossy());
         self.failures.push(Failure { generation: self.generation, act, class, path, over: false });
         self.bell.wake();
     }
@@ -232,18 +233,26 @@ impl State {
 
     /// Of what was not synced, lets an arbitrary part reach the medium; the cache is gone.
     fn lose_unsynced(&mut self, now: u64) {
+        let (mut lost, mut entries) = (0, 0);
         for inode in self.inodes() {
+            let before = (self.counters.sectors_lost, self.counters.sectors_kept);
             let mut content = inode.content();
             content.scatter(&mut self.rng, &mut self.counters);
             content.forget_cache();
+            let numbers = [self.counters.sectors_lost - before.0, self.counters.sectors_kept - before.1];
+            lost += numbers[0];
+            if numbers != [0, 0] {
+                self.event(now, "disk unsynced", &inode.label, numbers, &[]);
+            }
         }
         for dir in self.dirs.values_mut() {
+            let before = self.counters.entries_lost;
             dir.scatter(&mut self.rng, &mut self.counters);
             dir.cache = dir.durable.clone();
+            entries += self.counters.entries_lost - before;
         }
         self.read_only = false;
-        let DiskCounters { sectors_lost, entries_lost, .. } = self.counters;
-        self.event(now, "disk power loss", "", [sectors_lost, entries_lost], &[]);
+        self.event(now, "disk power loss", "", [lost, entries], &[]);
     }
 
     /// All files that have a name, had one on the medium, or are about to.
