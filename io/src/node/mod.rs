@@ -12,6 +12,7 @@
 //! [`Node::health`] and [`Node::leadership`] say. A node never exits or aborts its process: what goes wrong later is
 //! the value of [`Node::stopped`].
 
+mod backup;
 mod config;
 mod error;
 mod founding;
@@ -37,6 +38,7 @@ use quorate_core::disk::Disk;
 use quorate_core::founding::Card;
 use quorate_core::{NodeId, StateMachine};
 
+pub use backup::{RestoreError, Restored, restore};
 pub use config::{InitialState, NodeConfig, Storage};
 pub use error::{StartError, StopError, exit_code};
 #[doc(hidden)]
