@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use quorate_core::disk::{Disk, File, OpenMode, Worker};
 
@@ -18,6 +19,8 @@ struct Space {
     files: BTreeMap<PathBuf, u64>,
     /// Syncs fail for want of space, as they do where it is only found at write-back.
     sync_fails: bool,
+    /// Syncs do not return.
+    hangs: bool,
 }
 
 /// Counts the files directly in a data directory, those of the store not: the store has tests of its own for this.
@@ -33,7 +36,7 @@ pub struct SmallFile {
 
 impl SmallDisk {
     pub fn new(capacity: u64) -> Self {
-        Self(Arc::new(Mutex::new(Space { capacity, files: BTreeMap::new(), sync_fails: false })))
+        Self(Arc::new(Mutex::new(Space { capacity, files: BTreeMap::new(), sync_fails: false, hangs: false })))
     }
 
     /// Another program takes space, or gives it back. May be less than what is used.
@@ -55,6 +58,11 @@ impl SmallDisk {
 
     pub fn fail_syncs(&self) {
         lock(&self.0).sync_fails = true;
+    }
+
+    /// From now on syncs do not return, or do again.
+    pub fn hang(&self, hangs: bool) {
+        lock(&self.0).hangs = hangs;
     }
 
     pub fn len_of(&self, name: &str) -> u64 {
@@ -111,6 +119,9 @@ impl File for SmallFile {
         self.file.set_len(now.max(len))
     }
     fn sync(&self) -> io::Result<()> {
+        while lock(&self.disk.0).hangs {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         if lock(&self.disk.0).sync_fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }

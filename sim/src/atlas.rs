@@ -415,14 +415,14 @@ fn strike(drive: &Drive, spots: &[Spot], at: usize, rot: Rot, pick: u64) -> Vec<
     }
 }
 
-/// The identity and the founding record, whole.
+/// The identity and the founding record, whole; not one that a power loss would put another in the place of.
 fn papers(drive: &Drive) -> Vec<Spot> {
     let names = [identity::FILE_NAME, founding::FILE_NAME].map(|name| Path::new(DATA_DIR).join(name));
     let spot = |path: PathBuf| {
         let len = drive.content(&path)?.len() as u64;
         Some(Spot { path, start: 0, covered: len, len })
     };
-    names.into_iter().filter_map(spot).filter(|spot| spot.len > 0).collect()
+    names.into_iter().filter(|path| drive.is_name_durable(path)).filter_map(spot).filter(|spot| spot.len > 0).collect()
 }
 
 /// What is written of the store that counts, in blocks, and the file that says so.

@@ -150,11 +150,16 @@ impl<'a> Nemesis<'a> {
                 Some(Fall::Gone) => member.machine.kill(),
                 None => {}
             }
-            let cut = cluster.members[index].machine.drive().cut().map(|(at, _)| at);
-            let known = self.agenda.values().any(|ending| matches!(ending, Ending::Cut(known) if *known == index));
-            if let Some(at) = cut.filter(|_| !known) {
-                self.at(at, Ending::Cut(index));
-            }
+            self.note_cut(cluster, index);
+        }
+    }
+
+    /// A disk that is cut, or is about to be, is soon without power.
+    fn note_cut(&mut self, cluster: &Cluster, index: usize) {
+        let cut = cluster.members[index].machine.drive().cut().map(|(at, _)| at);
+        let known = self.agenda.values().any(|ending| matches!(ending, Ending::Cut(known) if *known == index));
+        if let Some(at) = cut.filter(|_| !known) {
+            self.at(at, Ending::Cut(index));
         }
     }
 

@@ -310,6 +310,12 @@ impl<P: Platform> LogStore<P> {
         lock(&self.shared.state).unflushed_bytes
     }
 
+    /// The first entry that is not durable yet; `None` if all are.
+    pub(crate) fn first_unflushed(&self) -> Option<LogId> {
+        let state = lock(&self.shared.state);
+        state.slots.get(state.durable).map(|slot| slot.id)
+    }
+
     /// The last entry to purge so that the newest `keep_bytes` of entries stay; `None` if the log is no longer than
     /// that.
     pub fn excess(&self, keep_bytes: usize) -> Option<u64> {

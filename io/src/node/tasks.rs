@@ -21,6 +21,8 @@ use crate::transport::Target;
 
 /// How often peers are pinged, so that `/cluster/nodes` knows on every node who can be reached.
 const PING_EVERY: Duration = Duration::from_secs(1);
+/// A disk that has not written an entry after so many looks, a second apart, hangs.
+const HANGS_AFTER: u32 = 3;
 
 impl<P: Platform> Node<P> {
     /// Starts them.
@@ -35,6 +37,8 @@ impl<P: Platform> Node<P> {
         self.spawn(async move { node.bound_log().await });
         let node = self.clone();
         self.spawn(async move { node.campaign_or_not(quiet).await });
+        let node = self.clone();
+        self.spawn(async move { node.watch_hanging_disk().await });
         if self.inner.reserve.is_some() {
             let node = self.clone();
             self.spawn(async move { node.watch_full_disk().await });
@@ -100,6 +104,21 @@ impl<P: Platform> Node<P> {
             };
             if done.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// A leader needs no disk to send heartbeats, nor to commit what the others write: one whose disk hangs would lead
+    /// for ever, and take no more writes once too many wait for it.
+    async fn watch_hanging_disk(&self) {
+        let (mut first, mut looks) = (None, 0);
+        loop {
+            P::Runtime::sleep(PING_EVERY).await;
+            let before = std::mem::replace(&mut first, self.inner.log.first_unflushed());
+            looks = if first.is_some() && first == before { looks + 1 } else { 0 };
+            if looks >= HANGS_AFTER && !self.is_stopping() {
+                tracing::warn!(seconds = looks, "the disk hangs: an entry waits to be written");
+                self.hand_over(|peer, whole_log| peer.reachable && !peer.disk_full && whole_log).await;
             }
         }
     }

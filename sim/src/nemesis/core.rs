@@ -9,14 +9,20 @@ use crate::trace::Event;
 
 impl Nemesis<'_> {
     /// From now on nothing is wrong with the members of `core`, nor with any link but those that an outsider's ailment
-    /// closes; what is wrong with the processes and disks of outsiders does not end.
+    /// closes; what is wrong with the processes and disks of outsiders does not end. Nothing new goes wrong, either.
     pub fn settle(&mut self, cluster: &mut Cluster, core: &Core) {
         cluster.world.network().heal_all();
         self.end(cluster, Ending::Latency);
+        for index in 0..cluster.members.len() {
+            self.note_cut(cluster, index);
+            cluster.members[index].machine.drive().disarm();
+        }
         let inside = |index: usize| core.members.contains(&(index as u32 + 1));
         let is_due = |ending: &Ending| match ending {
             Ending::Open(_) | Ending::Flow(_) | Ending::Free(_) | Ending::Latency => true,
             Ending::Connect(..) | Ending::Strand(..) | Ending::Arrive(_) => true,
+            // A disk that was cut has no power any more.
+            Ending::Cut(_) => true,
             // A host that lingers is not waited for.
             Ending::Bury { index, .. } => inside(*index),
             _ => false,

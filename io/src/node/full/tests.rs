@@ -1,4 +1,4 @@
-//! Three nodes in one process, whose disks fill up and get space again.
+//! Three nodes in one process, whose disks fill up and get space again, or hang.
 
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -326,4 +326,27 @@ fn a_reserve_too_small_for_what_is_under_way_is_refused() {
     assert!(error.contains("reserve_bytes is 28311552") && error.contains("segment_bytes (16777216)"), "{error}");
     config.storage = Storage::Memory;
     assert!(config.check_reserve().is_ok(), "memory needs none");
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over() {
+    TokioRuntime::run(async {
+        let mut cluster = Cluster::start(3).await;
+        let old = cluster.leader().await;
+        let other = (old + 1) % 3;
+        cluster.write(other).await.unwrap();
+        cluster.disks[old].hang(true);
+        // The others are a quorum: this is committed, and its own disk has it not.
+        cluster.write(other).await.unwrap();
+        let next = eventually("another leader", || {
+            (0..3).find(|&n| n != old && cluster.nodes[n].leadership().current().is_local)
+        });
+        let next = next.await;
+        eventually("it follows", || (!cluster.nodes[old].leadership().current().is_local).then_some(())).await;
+        cluster.write(next).await.unwrap();
+        cluster.disks[old].hang(false);
+        cluster.write(old).await.unwrap();
+        cluster.check(old).await;
+        cluster.stop().await;
+    });
 }

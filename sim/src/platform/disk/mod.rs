@@ -296,6 +296,13 @@ impl Drive {
         Some(cache.first(cache.len))
     }
 
+    /// Whether a path names the same file before and after a power loss.
+    pub fn is_name_durable(&self, path: &Path) -> bool {
+        let state = self.lock();
+        let Ok(seen) = state.find(path) else { return false };
+        state.durable_files().iter().any(|(name, file)| name == path && Arc::ptr_eq(file, &seen))
+    }
+
     /// The files that no power loss takes and what each holds then, without the zeros behind the last page that was
     /// ever written. While operations are under way this is not what a process would see.
     pub fn durable(&self) -> Vec<(PathBuf, Vec<u8>)> {
