@@ -137,6 +137,12 @@ pub enum StopError {
     /// It can neither found nor enter a cluster.
     #[error(transparent)]
     Founding(#[from] FoundingError),
+    /// It was removed from its cluster, or replaced.
+    #[error(
+        "this node was removed from its cluster{}: it serves and votes no more. Its identity is never used again; to take \
+         part once more, start it with an empty data directory and join", .0
+    )]
+    Removed(String),
     /// Consensus stopped.
     #[error("consensus stopped: {0}")]
     Raft(String),
@@ -149,7 +155,7 @@ impl StopError {
             Self::Storage(_) => exit_code::DISK_FAILED,
             Self::LogDamaged { .. } => exit_code::DAMAGED,
             Self::StoreDamaged(_) => exit_code::STORE_DAMAGED,
-            Self::Founding(_) => exit_code::NOT_A_MEMBER,
+            Self::Founding(_) | Self::Removed(_) => exit_code::NOT_A_MEMBER,
             Self::Raft(_) => exit_code::FAILED,
         }
     }

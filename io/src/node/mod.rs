@@ -16,6 +16,7 @@ mod config;
 mod error;
 mod founding;
 mod full;
+mod members;
 mod rebuild;
 mod requests;
 mod service;
@@ -41,6 +42,7 @@ pub use config::{InitialState, NodeConfig, Storage};
 pub use error::{StartError, StopError, exit_code};
 #[doc(hidden)]
 pub use founding::read_record;
+pub use members::{MemberError, NewMember};
 pub use status::{ClusterStatus, Health, Leadership, LeadershipWatch};
 
 use crate::error::{Reason, WriteError};
