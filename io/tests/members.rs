@@ -6,15 +6,15 @@
     reason = "tests on real files, real sockets, real time"
 )]
 
+mod common;
+
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::net::TcpListener;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::{Dir, TestNode, addrs, run, until};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
 use quorate_core::founding::FoundingList;
@@ -22,8 +22,6 @@ use quorate_core::{LogId, NodeId, StateMachine, StateMut, StateRef};
 use quorate_io::node::exit_code;
 use quorate_io::tokio::{TokioPlatform, TokioRuntime};
 use quorate_io::{Consistency, InitialState, MemberError, NewMember, Node, NodeConfig, StopError, Storage, WriteError};
-
-type TestNode = Node<TokioPlatform>;
 
 /// Every command is a key of eight bytes; its value counts how often it came.
 struct Keys;
@@ -36,15 +34,7 @@ impl StateMachine for Keys {
     }
 }
 
-struct Dir(PathBuf);
-
 impl Dir {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("quorate-members-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Self(dir)
-    }
-
     fn config(&self, name: &str, addr: &str) -> NodeConfig {
         let mut config = NodeConfig::new(name, Storage::Dir(self.0.join(name)), addr);
         config.reserve_bytes = 32 << 20;
@@ -57,25 +47,6 @@ impl Dir {
     }
 }
 
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(120), test).await.expect("the test hangs");
-    });
-}
-
-/// Addresses that were free a moment ago.
-fn addrs(count: usize) -> Vec<String> {
-    let bound: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    bound.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
-}
-
 fn list(names: &[&str], addrs: &[String]) -> FoundingList {
     let members = names.iter().zip(addrs).map(|(name, addr)| ((*name).to_owned(), vec![addr.clone()])).collect();
     FoundingList { token: "members".to_owned(), members }
@@ -83,16 +54,6 @@ fn list(names: &[&str], addrs: &[String]) -> FoundingList {
 
 async fn start(config: NodeConfig) -> TestNode {
     Node::start(TokioPlatform::default(), config, Keys).await.unwrap()
-}
-
-async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..1500 {
-        if done().await {
-            return;
-        }
-        TokioRuntime::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("never: {what}");
 }
 
 fn voters(node: &TestNode) -> BTreeSet<NodeId> {

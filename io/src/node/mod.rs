@@ -13,6 +13,7 @@
 //! the value of [`Node::stopped`].
 
 mod admission;
+mod backup;
 mod config;
 mod error;
 mod founding;
@@ -39,6 +40,7 @@ use quorate_core::disk::Disk;
 use quorate_core::founding::Card;
 use quorate_core::{NodeId, StateMachine};
 
+pub use backup::{RestoreError, Restored, restore};
 pub use config::{InitialState, NodeConfig, Storage};
 pub use error::{StartError, StopError, exit_code};
 #[doc(hidden)]
