@@ -115,8 +115,8 @@ pub use error::{Consistency, ReadError, Reason, WriteError, Written};
 pub use inspect::{Inspection, inspect};
 pub use jobs::{Jobs, JobsStopped};
 pub use node::{
-    ClusterStatus, Health, InitialState, Leadership, LeadershipWatch, Node, NodeConfig, RestoreError, Restored,
-    StartError, StopError, Storage, restore,
+    ClusterStatus, Health, InitialState, Leadership, LeadershipWatch, MemberError, NewMember, Node, NodeConfig,
+    RestoreError, Restored, StartError, StopError, Storage, restore,
 };
 pub use platform::Platform;
 pub use raft_config::{CompactionConfig, raft_config};

@@ -293,7 +293,8 @@ impl Atlas {
             }
             StopError::Storage(_) => self.disk_failed(drive, reserve_is_spent(drive)),
             StopError::Founding(_) => self.stays_out(node),
-            StopError::Raft(_) => None,
+            // No plan removes a member.
+            StopError::Removed(_) | StopError::Raft(_) => None,
         }
     }
 

@@ -57,6 +57,9 @@ pub struct NodeConfig {
     pub founding: FoundingList,
     /// Whether this node may found it.
     pub initial_state: InitialState,
+    /// `host:port` peer addresses of members of a cluster to join instead of founding one; any one that answers will do.
+    /// A node that belongs to a cluster already only uses them as further places to look for its peers.
+    pub join: Vec<String>,
     /// Heartbeats and elections.
     pub timing: Timing,
     /// How long a write or a linearizable read may take, forwarding and elections included.
@@ -103,6 +106,7 @@ impl NodeConfig {
             api_addrs: Vec::new(),
             founding,
             initial_state: InitialState::New,
+            join: Vec::new(),
             timing: Timing::default(),
             request_timeout: Duration::from_secs(5),
             command_bytes_max: 4 << 20,
