@@ -7,7 +7,7 @@
 //! node may initialize consensus with it, since they all do so identically.
 //!
 //! A peer that already belongs to a cluster vetoes: a node with an empty disk does not found a second cluster beside
-//! the one it was wiped out of.
+//! the one it was wiped out of. It asks to be admitted instead, and the cluster's leader decides.
 
 use std::collections::BTreeMap;
 
@@ -54,6 +54,12 @@ pub struct Card {
     /// Whether its disk is full: it takes no commands.
     #[prost(bool, tag = "9")]
     pub disk_full: bool,
+    /// Whether it keeps everything in memory. The same for every start under one id.
+    #[prost(bool, tag = "10")]
+    pub in_memory: bool,
+    /// Whether it founds nothing, and waits to be admitted to a cluster.
+    #[prost(bool, tag = "11")]
+    pub waits: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -64,6 +70,8 @@ struct FounderProto {
     name: String,
     #[prost(string, repeated, tag = "3")]
     peer_addrs: Vec<String>,
+    #[prost(bool, tag = "4")]
+    in_memory: bool,
 }
 
 /// What founds a cluster: the token and the members with their ids. The file of this content in a data directory is
@@ -81,9 +89,9 @@ pub struct FoundingRecord {
     pub founded: bool,
 }
 
-/// Why a founding record's file cannot be used.
+/// Why the file of a founding record, or of an [admission](crate::admission), cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the founding record is damaged: {0}")]
+#[error("the record is damaged: {0}")]
 pub struct RecordDamage(String);
 
 /// The file's name in the data directory.
@@ -103,13 +111,14 @@ impl FoundingList {
 }
 
 impl FoundingRecord {
-    /// Follows from the list and the ids alone: whatever else a node says of itself can differ between two of its
-    /// starts, and the record must not.
+    /// Follows from the list and the ids alone (an id also says whether its node is in memory): whatever else a node
+    /// says of itself can differ between two of its starts, and the record must not.
     fn new(list: &FoundingList, cards: &BTreeMap<String, Card>) -> Self {
         let founders = cards.values().map(|card| FounderProto {
             node_id: card.node_id,
             name: card.name.clone(),
             peer_addrs: list.members.get(&card.name).cloned().unwrap_or_default(),
+            in_memory: card.in_memory,
         });
         Self { version: VERSION, token: list.token.clone(), founders: founders.collect(), founded: false }
     }
@@ -123,8 +132,8 @@ impl FoundingRecord {
     /// The first membership: every founder votes.
     pub fn membership(&self) -> Membership {
         let members = self.founders.iter().map(|f| {
-            let member = Member { name: f.name.clone(), peer_addrs: f.peer_addrs.clone(), api_addrs: Vec::new() };
-            (NodeId(f.node_id), member)
+            let (name, peer_addrs, in_memory) = (f.name.clone(), f.peer_addrs.clone(), f.in_memory);
+            (NodeId(f.node_id), Member { name, peer_addrs, in_memory, ..Member::default() })
         });
         let members: BTreeMap<_, _> = members.collect();
         Membership { configs: vec![members.keys().copied().collect()], members }
@@ -132,10 +141,7 @@ impl FoundingRecord {
 
     /// The file's content: a CRC, then protobuf.
     pub fn to_file(&self) -> Vec<u8> {
-        let content = self.encode_to_vec();
-        let mut out = crc32c::crc32c(&content).to_le_bytes().to_vec();
-        out.extend_from_slice(&content);
-        out
+        seal(self)
     }
 
     /// Reads the file's content.
@@ -143,16 +149,33 @@ impl FoundingRecord {
     /// # Errors
     /// It is damaged or newer than this program.
     pub fn from_file(bytes: &[u8]) -> Result<Self, RecordDamage> {
-        let (crc, content) = bytes.split_first_chunk::<4>().ok_or_else(|| RecordDamage("too short".to_owned()))?;
-        if u32::from_le_bytes(*crc) != crc32c::crc32c(content) {
-            return Err(RecordDamage("checksum mismatch".to_owned()));
-        }
-        let record = Self::decode(content).map_err(|e| RecordDamage(e.to_string()))?;
-        if record.version != VERSION {
-            return Err(RecordDamage(format!("format version {} is unknown, use a newer quorate", record.version)));
-        }
+        let record: Self = unseal(bytes)?;
+        known(record.version, VERSION)?;
         Ok(record)
     }
+}
+
+/// A record's file: a CRC, then protobuf.
+pub(crate) fn seal(record: &impl Message) -> Vec<u8> {
+    let content = record.encode_to_vec();
+    let mut out = crc32c::crc32c(&content).to_le_bytes().to_vec();
+    out.extend_from_slice(&content);
+    out
+}
+
+pub(crate) fn unseal<M: Message + Default>(bytes: &[u8]) -> Result<M, RecordDamage> {
+    let (crc, content) = bytes.split_first_chunk::<4>().ok_or_else(|| RecordDamage("too short".to_owned()))?;
+    if u32::from_le_bytes(*crc) != crc32c::crc32c(content) {
+        return Err(RecordDamage("checksum mismatch".to_owned()));
+    }
+    M::decode(content).map_err(|e| RecordDamage(e.to_string()))
+}
+
+pub(crate) fn known(version: u32, ours: u32) -> Result<(), RecordDamage> {
+    if version == ours {
+        return Ok(());
+    }
+    Err(RecordDamage(format!("format version {version} is unknown, use a newer quorate")))
 }
 
 /// What a blank node should do next.
@@ -163,8 +186,16 @@ pub enum Decision {
     Ask(Vec<String>),
     /// Make this record durable, then call [`Founding::accepted`].
     Accept(FoundingRecord),
-    /// A majority has accepted this record: belong to its cluster and initialize consensus with its membership.
+    /// So many have accepted this record that it is founded: belong to its cluster and initialize consensus with its
+    /// membership.
     Found(FoundingRecord),
+    /// A peer on the list belongs to this cluster, which was founded without this node: ask to be admitted.
+    Join {
+        /// Its name.
+        peer: String,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
 }
 
 /// Why a node cannot found or enter a cluster with its list. Final: an operator has to act.
@@ -186,10 +217,11 @@ pub enum FoundingError {
         /// The name on the card.
         answered: String,
     },
-    /// The peers belong to a cluster that this node is no member of.
+    /// The peers belong to a cluster that this node is no member of, and cannot join.
     #[error(
-        "peer {peer:?} already belongs to cluster {cluster}, and this node's data directory is empty: it does not \
-         found a second cluster. If it lost its disk, remove its old identity from the cluster and join it anew"
+        "peer {peer:?} already belongs to cluster {cluster}, which does not admit this node, and this node's data \
+         directory is empty: it does not found a second cluster. If it lost its disk, remove its old identity from the \
+         cluster and start it again"
     )]
     AlreadyFounded {
         /// Who said so.
@@ -197,6 +229,9 @@ pub enum FoundingError {
         /// Its cluster.
         cluster: ClusterId,
     },
+    /// The cluster that this node asks does not admit it.
+    #[error("the cluster does not admit this node: {0}")]
+    NotAdmitted(String),
     /// A peer came back with another identity after this node had accepted a record.
     #[error(
         "peer {0:?} has another identity than in the founding record that this node has accepted, and no listed node \
@@ -215,6 +250,8 @@ pub struct Founding {
     accepted: Option<FoundingRecord>,
     /// The cluster was founded, with this node among its founders, as a peer that belongs to it says.
     founded: Option<FoundingRecord>,
+    /// A listed peer, and its cluster, which was founded without this node.
+    stranger_to: Option<(String, ClusterId)>,
 }
 
 impl Founding {
@@ -229,7 +266,7 @@ impl Founding {
         let accepted_id = accepted.as_ref().map_or(0, |r| r.cluster_id().0);
         let own = Card { list: list.hash(), accepted: accepted_id, cluster: 0, ..own };
         let cards = BTreeMap::from([(own.name.clone(), own.clone())]);
-        Ok(Self { list, own, cards, accepted, founded: None })
+        Ok(Self { list, own, cards, accepted, founded: None, stranger_to: None })
     }
 
     /// What to show peers.
@@ -256,12 +293,17 @@ impl Founding {
             // A founded record that names this node was decided with its id, accepted by it or not: no other record
             // can be founded any more.
             self.founded = self.founded.take().or(known.cloned());
-            return match self.founded {
-                Some(_) => Ok(()),
-                None => {
-                    Err(FoundingError::AlreadyFounded { peer: listed.to_owned(), cluster: ClusterId(card.cluster) })
-                }
-            };
+            if self.founded.is_some() {
+                return Ok(());
+            }
+            let (peer, cluster) = (listed.to_owned(), ClusterId(card.cluster));
+            let same_token = card.record.as_ref().is_none_or(|r| r.token == self.list.token);
+            // Anybody else at a listed address is no reason to go there.
+            if self.accepted.is_some() || card.name != listed || !same_token {
+                return Err(FoundingError::AlreadyFounded { peer, cluster });
+            }
+            self.stranger_to = Some((peer, cluster));
+            return Ok(());
         }
         if card.list != self.own.list {
             return Err(FoundingError::OtherList(listed.to_owned()));
@@ -289,6 +331,9 @@ impl Founding {
         if let Some(record) = &self.founded {
             return Decision::Found(FoundingRecord { founded: true, ..record.clone() });
         }
+        if let Some((peer, cluster)) = self.stranger_to.clone() {
+            return Decision::Join { peer, cluster };
+        }
         let missing = || {
             let names = self.list.members.keys().filter(|name| **name != self.own.name);
             match &self.accepted {
@@ -305,7 +350,10 @@ impl Founding {
         };
         let id = record.cluster_id().0;
         let votes = self.cards.values().filter(|c| c.accepted == id).count();
-        if votes > self.list.members.len() / 2 {
+        // What is accepted in memory can be forgotten: there it takes all.
+        let forgets = record.founders.iter().any(|f| f.in_memory);
+        let needed = if forgets { self.list.members.len() } else { self.list.members.len() / 2 + 1 };
+        if votes >= needed {
             return Decision::Found(FoundingRecord { founded: true, ..record.clone() });
         }
         Decision::Ask(missing())
@@ -343,6 +391,7 @@ mod tests {
                 Decision::Ask(names) => assert!(!names.is_empty()),
                 Decision::Accept(record) => nodes[to].accepted(record),
                 Decision::Found(record) => founded[to] = Some(record),
+                Decision::Join { .. } => panic!("nobody belongs to a cluster"),
             }
         }
         let ids: Vec<_> = founded.iter().map(|r| r.as_ref().expect("founded").cluster_id()).collect();
@@ -372,9 +421,34 @@ mod tests {
         assert_eq!(again.handle_card("b", wiped), Err(FoundingError::Changed("b".into())));
         again.handle_card("a", founded.clone()).expect("its own cluster");
         assert!(matches!(again.decide(), Decision::Found(_)));
-        // Under another id the same name is a stranger.
+        // Under another id the same name is a stranger, which the cluster may admit or not.
         let mut wiped = blank(&list, "c", 99);
-        assert!(matches!(wiped.handle_card("a", founded), Err(FoundingError::AlreadyFounded { .. })));
+        wiped.handle_card("a", founded.clone()).expect("it may ask");
+        assert_eq!(wiped.decide(), Decision::Join { peer: "a".into(), cluster: ClusterId(cluster) });
+        // A cluster of another list is no business of its.
+        let other = FoundingList { token: "other".to_owned(), ..list };
+        let mut other = blank(&other, "c", 99);
+        assert!(matches!(other.handle_card("a", founded), Err(FoundingError::AlreadyFounded { .. })));
+    }
+
+    /// What a memory node has accepted it forgets when it restarts; then nothing may have been founded with it.
+    #[test]
+    fn in_memory_all_must_have_accepted() {
+        let list = list(&["a", "b", "c"]);
+        let memory = |name: &str, id| Card { in_memory: true, ..blank(&list, name, id).card().clone() };
+        let mut a = Founding::new(list.clone(), memory("a", 1), None).expect("listed");
+        for (name, id) in [("b", 2), ("c", 3)] {
+            a.handle_card(name, memory(name, id)).expect("same list");
+        }
+        let Decision::Accept(record) = a.decide() else { panic!("has all cards") };
+        assert!(record.membership().members.values().all(|member| member.in_memory));
+        a.accepted(record.clone());
+        for (name, id) in [("b", 2), ("c", 3)] {
+            assert!(matches!(a.decide(), Decision::Ask(_)), "before {name}");
+            let accepted = Card { accepted: record.cluster_id().0, ..memory(name, id) };
+            a.handle_card(name, accepted).expect("the same record");
+        }
+        assert!(matches!(a.decide(), Decision::Found(_)));
     }
 
     #[test]
@@ -415,7 +489,7 @@ mod tests {
         assert_eq!(a.handle_card("b", other), Err(FoundingError::OtherList("b".into())));
         let c = blank(&list3, "c", 3).card().clone();
         assert!(matches!(a.handle_card("b", c), Err(FoundingError::OtherName { .. })));
-        let member = Card { cluster: 9, ..blank(&list3, "b", 2).card().clone() };
+        let member = Card { cluster: 9, ..blank(&list3, "c", 2).card().clone() };
         assert!(matches!(a.handle_card("b", member), Err(FoundingError::AlreadyFounded { .. })));
         for (name, id) in [("b", 2), ("c", 3)] {
             a.handle_card(name, blank(&list3, name, id).card().clone()).expect("same list");

@@ -13,7 +13,7 @@
 //!                   ▼                  ▼                    ▼
 //!   [log]  ── batches,          [wire] ── frames,    [founding] ── who     [StateMachine] ── your
 //!   [snapshot] ── chunks,       handshake,           may begin a           `apply`, or [kv]: JSON
-//!   [identity]                  messages             cluster               with revisions
+//!   [identity]                  messages             cluster, [membership] with revisions
 //!                   │                  │                    │
 //!                   └──────────────────┴──── [types] ───────┘
 //!                            terms, votes, entries, memberships
@@ -77,12 +77,14 @@
 //! a value that keeps every promise of its type; whatever the bytes, it does not panic and allocates no more than a
 //! small multiple of them.
 
+pub mod admission;
 pub mod config;
 pub mod disk;
 pub mod founding;
 pub mod identity;
 pub mod kv;
 pub mod log;
+pub mod membership;
 pub mod snapshot;
 pub mod store_file;
 pub mod wire;

@@ -92,16 +92,24 @@ pub(crate) struct MemberProto {
     peer_addrs: Vec<String>,
     #[prost(string, repeated, tag = "4")]
     api_addrs: Vec<String>,
+    #[prost(bool, tag = "5")]
+    stays_learner: bool,
+    #[prost(bool, tag = "6")]
+    in_memory: bool,
+    #[prost(uint64, optional, tag = "7")]
+    replaces: Option<u64>,
 }
 
 impl MemberProto {
     pub(crate) fn new(id: NodeId, member: &Member) -> Self {
-        let Member { name, peer_addrs, api_addrs } = member.clone();
-        Self { id: id.0, name, peer_addrs, api_addrs }
+        let Member { name, peer_addrs, api_addrs, stays_learner, in_memory, replaces } = member.clone();
+        Self { id: id.0, name, peer_addrs, api_addrs, stays_learner, in_memory, replaces: replaces.map(|id| id.0) }
     }
 
     pub(crate) fn into_parts(self) -> (NodeId, Member) {
-        (NodeId(self.id), Member { name: self.name, peer_addrs: self.peer_addrs, api_addrs: self.api_addrs })
+        let Self { id, name, peer_addrs, api_addrs, stays_learner, in_memory, replaces } = self;
+        let replaces = replaces.map(NodeId);
+        (NodeId(id), Member { name, peer_addrs, api_addrs, stays_learner, in_memory, replaces })
     }
 }
 
@@ -290,8 +298,13 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn member() -> impl Strategy<Value = Member> {
-        (".{0,8}", vec("[a-z]{1,6}:[0-9]{1,4}", 0..3), vec("[a-z]{1,6}:[0-9]{1,4}", 0..3))
-            .prop_map(|(name, peer_addrs, api_addrs)| Member { name, peer_addrs, api_addrs })
+        let addrs = || vec("[a-z]{1,6}:[0-9]{1,4}", 0..3);
+        (".{0,8}", addrs(), addrs(), any::<(bool, bool, Option<u64>)>()).prop_map(
+            |(name, peer_addrs, api_addrs, rest)| {
+                let (stays_learner, in_memory, replaces) = rest;
+                Member { name, peer_addrs, api_addrs, stays_learner, in_memory, replaces: replaces.map(NodeId) }
+            },
+        )
     }
 
     pub(crate) fn membership() -> impl Strategy<Value = Membership> {

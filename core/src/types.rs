@@ -98,6 +98,12 @@ pub struct Member {
     pub peer_addrs: Vec<String>,
     /// `host:port` addresses of the REST API, in order of preference.
     pub api_addrs: Vec<String>,
+    /// Whether it shall stay a learner, however far it has caught up.
+    pub stays_learner: bool,
+    /// Whether it keeps everything in memory: when its process ends it is lost, and another member may replace it.
+    pub in_memory: bool,
+    /// The member whose place it takes once it has caught up. Means nothing when that is no voter any more.
+    pub replaces: Option<NodeId>,
 }
 
 impl fmt::Display for Member {
@@ -120,6 +126,11 @@ impl Membership {
     /// Whether `id` votes in any of the configurations.
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.configs.iter().any(|c| c.contains(&id))
+    }
+
+    /// Whether there are two configurations in force, because a change is not finished.
+    pub fn is_joint(&self) -> bool {
+        self.configs.len() > 1
     }
 
     /// Whether the members that `counts` says yes to are a quorum: a majority of every configuration.

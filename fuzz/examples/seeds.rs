@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use quorate_core::admission::Admission;
 use quorate_core::founding::Card;
 use quorate_core::kv::{Command, Document, Outcome, Response as KvResponse};
 use quorate_core::log::LogWriter;
@@ -29,6 +30,9 @@ fn membership() -> Membership {
         name: name.to_owned(),
         peer_addrs: vec![format!("{name}:2380")],
         api_addrs: vec![format!("{name}:8080")],
+        stays_learner: name == "c",
+        in_memory: name == "b",
+        replaces: (name == "c").then_some(NodeId(2)),
     };
     let members = [(NodeId(1), member("a")), (NodeId(2), member("b")), (NodeId(3), member("c"))];
     let configs = vec![[NodeId(1), NodeId(2)].into(), [NodeId(2), NodeId(3)].into()];
@@ -58,6 +62,15 @@ fn messages() {
         Request::Write(ForwardWrite { origin: NodeId(3), hops: 1, deadline_ms: 500, command: command.clone() }),
         Request::Founding(prost_card().into()),
     ];
+    let join = MemberAction::Join { id: NodeId(3), member: membership().members[&NodeId(3)].clone() };
+    let remove = MemberAction::Remove { who: "a".to_owned(), force: true };
+    let done = MemberDone { cluster: ClusterId(5), node: NodeId(3), at: LogId::new(1, 1) };
+    let members = [
+        Request::Member(MemberRequest { deadline_ms: 500, action: join }).encode(),
+        Request::Member(MemberRequest { deadline_ms: 500, action: remove }).encode(),
+        Response::Member(Ok(done)).encode(),
+        Response::Member(Err(MemberRefusal::new(RefusalKind::Taken, "taken"))).encode(),
+    ];
     let member = membership().members[&NodeId(1)].clone();
     let responses = [
         Response::Failed(Failure::unknown(Fault::TooLarge { bytes: 9, bytes_max: 8 })),
@@ -72,7 +85,7 @@ fn messages() {
     let begin = SnapshotPart::Begin { vote: vote(true), meta: SnapshotMeta { last_log_id, last_membership } };
     let reply = SnapshotReply::Installed(vote(false));
     let requests = requests.iter().map(Request::encode);
-    let all = requests.chain(responses.iter().map(Response::encode)).chain([begin.encode(), reply.encode()]);
+    let all = requests.chain(responses.iter().map(Response::encode)).chain([begin.encode(), reply.encode()]).chain(members);
     for (n, (what, parts)) in all.enumerate() {
         write("message", &format!("wire-{n:02}"), [&[what][..], &parts.concat()].concat());
     }
@@ -84,6 +97,8 @@ fn messages() {
     record::encode_base(&Base { vote: Some(vote(true)), last: last_log_id, ..Base::default() }, &mut body);
     write("message", "base", body);
     write("message", "identity", [&[0][..], &identity::encode(LOG)].concat());
+    let admission = Admission { cluster: ClusterId(5), node: NodeId(7), at: LogId::new(1, 1) };
+    write("message", "admission", [&[0][..], &admission.to_file()].concat());
 }
 
 fn prost_card() -> Vec<u8> {
@@ -109,6 +124,7 @@ fn frames() {
         name: "node".to_owned(),
         expect: Some(NodeId(2)),
         purpose: Purpose::Bulk,
+        membership: Some(LogId::new(1, 1)),
     };
     let welcome =
         Welcome { version: 1, cluster_id: ClusterId(5), node_id: NodeId(2), boot_epoch: 1, name: "n2".to_owned() };

@@ -295,7 +295,7 @@ pub(crate) mod tests {
             configs: vec![names.keys().copied().collect()],
             members: names
                 .into_iter()
-                .map(|(id, name)| (id, Member { name, peer_addrs: vec!["a:1".into()], api_addrs: vec![] }))
+                .map(|(id, name)| (id, Member { name, peer_addrs: vec!["a:1".into()], ..Member::default() }))
                 .collect(),
         })
     }

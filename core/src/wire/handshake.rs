@@ -4,8 +4,8 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 
 use super::rope::Rope;
-use crate::proto::DecodeError;
-use crate::types::{ClusterId, NodeId};
+use crate::proto::{DecodeError, LogIdProto};
+use crate::types::{ClusterId, LogId, NodeId};
 
 /// The version of the protocol that this program speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -47,6 +47,10 @@ pub struct Hello {
     pub expect: Option<NodeId>,
     /// What the connection is for.
     pub purpose: Purpose,
+    /// The newest committed membership that it knows of and that may be relied on: see
+    /// [`Admission::at`](crate::admission::Admission::at). A peer that knows a later one without this node's name has
+    /// seen it removed.
+    pub membership: Option<LogId>,
 }
 
 /// The answer that admits.
@@ -139,6 +143,8 @@ struct HelloProto {
     expect: Option<u64>,
     #[prost(uint32, tag = "8")]
     purpose: u32,
+    #[prost(message, optional, tag = "9")]
+    membership: Option<LogIdProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -195,6 +201,7 @@ impl Hello {
             name: shortened(&self.name, NAME_BYTES_MAX),
             expect: self.expect.map(|id| id.0),
             purpose: self.purpose as u32,
+            membership: self.membership.map(Into::into),
         })
     }
 
@@ -222,6 +229,7 @@ impl Hello {
             name: proto.name,
             expect: proto.expect.map(NodeId),
             purpose,
+            membership: proto.membership.map(Into::into),
         })
     }
 
@@ -291,7 +299,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::tests::bytes;
+    use crate::proto::tests::{bytes, log_id};
     use proptest::prelude::*;
 
     fn join(parts: Vec<Bytes>) -> Bytes {
@@ -300,7 +308,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trips(ids in any::<(u64, u64, u64, u32, u32)>(), name in ".{0,40}", expect in any::<Option<u64>>()) {
+        fn round_trips(ids in any::<(u64, u64, u64, u32, u32)>(), name in ".{0,40}", expect in any::<Option<u64>>(), membership in proptest::option::of(log_id())) {
             let hello = Hello {
                 version_min: ids.3.min(ids.4),
                 version_max: ids.3.max(ids.4),
@@ -310,6 +318,7 @@ mod tests {
                 name: name.clone(),
                 expect: expect.map(NodeId),
                 purpose: if ids.0 % 2 == 0 { Purpose::Control } else { Purpose::Bulk },
+                membership,
             };
             prop_assert_eq!(Hello::decode(join(hello.encode())), Ok(hello));
             let welcome = Welcome {
@@ -353,6 +362,7 @@ mod tests {
             name: String::new(),
             expect: None,
             purpose: Purpose::Control,
+            membership: None,
         };
         assert_eq!(hello.version(), Ok(PROTOCOL_VERSION));
         hello.version_min = PROTOCOL_VERSION + 1;

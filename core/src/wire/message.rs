@@ -5,6 +5,7 @@ use prost::Message;
 
 use super::append::{AppendRequest, AppendResponse};
 use super::failure::Failure;
+use super::member::{MemberDone, MemberRefusal, MemberRequest, decode_reply, encode_reply};
 use super::rope::Rope;
 use crate::proto::{
     DecodeError, LogIdProto, MemberProto, VoteProto, decode_stored_membership, encode_stored_membership,
@@ -94,6 +95,8 @@ pub enum Request {
     ReadIndex,
     /// A step of founding a cluster; answered by [`Response::Founding`].
     Founding(Bytes),
+    /// Answered by [`Response::Member`] or [`Response::NotLeader`].
+    Member(MemberRequest),
 }
 
 /// Where the leader is believed to be.
@@ -129,6 +132,8 @@ pub enum Response {
     NotLeader(Option<LeaderHint>),
     /// To [`Request::Founding`].
     Founding(Bytes),
+    /// To [`Request::Member`].
+    Member(Result<MemberDone, MemberRefusal>),
 }
 
 /// What a snapshot covers.
@@ -176,6 +181,7 @@ mod what {
     pub(super) const WRITE: u8 = 5;
     pub(super) const READ_INDEX: u8 = 6;
     pub(super) const FOUNDING: u8 = 7;
+    pub(super) const MEMBER: u8 = 8;
     pub(super) const FAILED: u8 = 16;
     pub(super) const NOT_LEADER: u8 = 17;
     pub(super) const SNAPSHOT_BEGIN: u8 = 32;
@@ -402,6 +408,7 @@ impl Request {
             Self::Write(request) => (what::WRITE, request.encode()),
             Self::ReadIndex => (what::READ_INDEX, vec![]),
             Self::Founding(bytes) => (what::FOUNDING, vec![bytes.clone()]),
+            Self::Member(request) => (what::MEMBER, request.encode()),
         }
     }
 
@@ -418,6 +425,7 @@ impl Request {
             what::WRITE => Self::Write(ForwardWrite::decode(payload)?),
             what::READ_INDEX => Self::ReadIndex,
             what::FOUNDING => Self::Founding(payload),
+            what::MEMBER => Self::Member(MemberRequest::decode(payload)?),
             _ => return Err(unknown_message()),
         })
     }
@@ -442,6 +450,7 @@ impl Response {
                 (what::NOT_LEADER, one(&NotLeaderProto { leader }))
             }
             Self::Founding(bytes) => (what::FOUNDING, vec![bytes.clone()]),
+            Self::Member(reply) => (what::MEMBER, encode_reply(reply)),
         }
     }
 
@@ -465,6 +474,7 @@ impl Response {
                 Self::NotLeader(hint.map(|(id, member)| LeaderHint { id, member }))
             }
             what::FOUNDING => Self::Founding(payload),
+            what::MEMBER => Self::Member(decode_reply(payload)?),
             _ => return Err(unknown_message()),
         })
     }

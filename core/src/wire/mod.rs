@@ -19,6 +19,7 @@ mod append;
 mod failure;
 mod frame;
 mod handshake;
+mod member;
 mod message;
 mod pull;
 mod rope;
@@ -29,6 +30,7 @@ pub use frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameError, FrameKin
 pub use handshake::{
     HANDSHAKE_BYTES_MAX, Hello, NAME_BYTES_MAX, PROTOCOL_VERSION, Purpose, Refusal, RefusalCode, Welcome,
 };
+pub use member::{MemberAction, MemberDone, MemberRefusal, MemberRequest, RefusalKind};
 pub use message::{
     ForwardWrite, LeaderHint, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader,
     TransferRefusal, VoteRequest, VoteResponse,

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
+use quorate_core::admission::Admission;
 use quorate_core::founding::{Card, Decision, Founding, FoundingList, FoundingRecord};
 use quorate_core::kv::{self, Command, Document, Kv};
 use quorate_core::log::format::LogIdentity;
@@ -23,8 +24,9 @@ use quorate_core::log::{Flush, WriteStep};
 use quorate_core::snapshot::{ChunkVerifier, ChunkWriter, Manifest, Trailer};
 use quorate_core::wire::{
     AppendRequest, AppendResponse, FRAME_BYTES_MAX, Failure, Fault, ForwardWrite, FrameKind, Hello, LeaderHint,
-    PullRequest, PulledPart, Purpose, Refusal, RefusalCode, Request, Response, SnapshotMeta, SnapshotPart,
-    SnapshotReply, TransferLeader, TransferRefusal, VoteRequest, VoteResponse, Welcome, decode_frame, encode_frame,
+    MemberAction, MemberDone, MemberRefusal, MemberRequest, PullRequest, PulledPart, Purpose, Refusal, RefusalCode,
+    RefusalKind, Request, Response, SnapshotMeta, SnapshotPart, SnapshotReply, TransferLeader, TransferRefusal,
+    VoteRequest, VoteResponse, Welcome, decode_frame, encode_frame,
 };
 use quorate_core::{
     ClusterId, Entry, LogId, Member, Membership, NodeId, Payload, StateMachine, StateMut, StateRef, StoredMembership,
@@ -51,6 +53,7 @@ fn membership() -> Membership {
         name: name.to_owned(),
         peer_addrs: vec![format!("{name}:2380")],
         api_addrs: vec![format!("{name}:8080")],
+        ..Member::default()
     };
     Membership {
         configs: vec![BTreeSet::from([NodeId(0xa1), NodeId(0xa2)]), BTreeSet::from([NodeId(0xa2), NodeId(0xa3)])],
@@ -143,6 +146,13 @@ fn founding_record() {
 }
 
 #[test]
+fn admission() {
+    let admission = Admission { cluster: ClusterId(0xc1), node: NodeId(0xa4), at: LogId::new(3, 13) };
+    let held = golden("admission-v1", &admission.to_file());
+    assert_eq!(Admission::from_file(&held), Ok(admission));
+}
+
+#[test]
 fn snapshot() {
     let pairs = [("a", "one"), ("b", ""), ("c", "three")];
     let mut writer = ChunkWriter::default();
@@ -190,8 +200,12 @@ fn handshake() {
         name: "n1".to_owned(),
         expect: Some(NodeId(0xa2)),
         purpose: Purpose::Bulk,
+        membership: None,
     };
     let held = golden("wire-hello-v1", &frame(FrameKind::Hello, 0, hello.encode()));
+    assert_eq!(Hello::decode(unframe(&held).1), Ok(hello.clone()));
+    let hello = Hello { membership: Some(LogId::new(3, 13)), ..hello };
+    let held = golden("wire-hello-member-v1", &frame(FrameKind::Hello, 0, hello.encode()));
     assert_eq!(Hello::decode(unframe(&held).1), Ok(hello));
     let welcome = Welcome {
         version: 1,
@@ -221,6 +235,16 @@ fn requests() -> Vec<(&'static str, Request)> {
         ],
     };
     let transfer = TransferLeader { from: VOTE, to: NodeId(0xa2), last_log_id: Some(LogId::new(3, 12)) };
+    let addrs = || vec!["n4:2380".to_owned()];
+    let n4 = Member {
+        name: "n4".to_owned(),
+        peer_addrs: addrs(),
+        stays_learner: true,
+        in_memory: true,
+        replaces: Some(NodeId(0xa2)),
+        ..Member::default()
+    };
+    let member = |action| Request::Member(MemberRequest { deadline_ms: 4000, action });
     let write = ForwardWrite { origin: NodeId(0xa2), hops: 1, deadline_ms: 4000, command: Bytes::from_static(b"put") };
     vec![
         ("append", Request::Append(append)),
@@ -230,12 +254,20 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("write", Request::Write(write)),
         ("read-index", Request::ReadIndex),
         ("founding", Request::Founding(Bytes::from_static(b"a card"))),
+        ("member-join", member(MemberAction::Join { id: NodeId(0xa4), member: n4 })),
+        ("member-add", member(MemberAction::Add { name: "n4".to_owned(), peer_addrs: addrs(), stays_learner: true })),
+        ("member-admit", member(MemberAction::Admit { cluster: ClusterId(0xc1), at: LogId::new(3, 13) })),
+        ("member-remove", member(MemberAction::Remove { who: "n4".to_owned(), force: true })),
+        ("member-promote", member(MemberAction::Promote { who: "n4".to_owned() })),
+        ("member-transfer", member(MemberAction::Transfer { to: Some("n2".to_owned()) })),
+        ("member-moved", member(MemberAction::Moved { id: NodeId(0xa4), peer_addrs: addrs(), api_addrs: addrs() })),
     ]
 }
 
 fn responses() -> Vec<(&'static str, Response)> {
     let vote = VoteResponse { vote: VOTE, granted: true, last_log_id: Some(LogId::new(3, 12)) };
     let member = membership().members[&NodeId(0xa2)].clone();
+    let done = MemberDone { cluster: ClusterId(0xc1), node: NodeId(0xa4), at: LogId::new(3, 13) };
     let refusal = TransferRefusal::LogNotFlushed { expected: Some(LogId::new(3, 12)), actual: None };
     vec![
         ("append", Response::Append(AppendResponse::Success(Some(LogId::new(3, 12))))),
@@ -248,6 +280,8 @@ fn responses() -> Vec<(&'static str, Response)> {
         ("not-leader", Response::NotLeader(Some(LeaderHint { id: NodeId(0xa2), member }))),
         ("failed", Response::Failed(Failure::unknown(Fault::Storage("no".to_owned())))),
         ("founding", Response::Founding(Bytes::from_static(b"a card"))),
+        ("member-done", Response::Member(Ok(done))),
+        ("member-refused", Response::Member(Err(MemberRefusal::new(RefusalKind::WouldLoseQuorum, "no")))),
     ]
 }
 

@@ -65,7 +65,7 @@ pub enum StartError {
         /// The last entry that the log does not have any more.
         purged: LogId,
     },
-    /// The founding record is damaged.
+    /// The founding record, or that of the admission, is damaged.
     #[error("{}: {error}", path.display())]
     Record {
         /// The file.
@@ -75,16 +75,10 @@ pub enum StartError {
     },
     /// The directory holds files of several nodes.
     #[error(
-        "{}: the founding record does not name the node that the log belongs to; files of different nodes are mixed, \
+        "{}: the record of the cluster does not name the node that the log belongs to; files of different nodes are mixed, \
          or the log was removed. Move the directory away and join this node anew with an empty one", .0.display()
     )]
     MixedUp(PathBuf),
-    /// The node is to join a cluster that does not know it.
-    #[error(
-        "--initial-cluster-state is existing, but {} holds no data: this node belongs to no cluster. If it lost its \
-         disk, remove its old identity from the cluster and join it anew; to found a new cluster use 'new'", .0
-    )]
-    NoHistory(String),
     /// The founding list does not name this node.
     #[error(transparent)]
     Founding(#[from] FoundingError),
@@ -107,7 +101,7 @@ impl StartError {
             Self::Log(OpenError::Io { .. }) | Self::Store(StoreError::Io { .. }) | Self::Io { .. } => {
                 exit_code::DISK_FAILED
             }
-            Self::NoHistory(_) | Self::Founding(_) => exit_code::NOT_A_MEMBER,
+            Self::Founding(_) => exit_code::NOT_A_MEMBER,
             Self::Consensus(error) => error.exit_code(),
             Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) => exit_code::FAILED,
         }

@@ -1,22 +1,23 @@
 //! Drives [`Founding`]: asks the peers, makes what it decides durable, and starts consensus with the result.
 
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use openraft_rt::AsyncRuntime;
 use prost::Message;
+use quorate_core::ClusterId;
 use quorate_core::disk::read_file;
-use quorate_core::founding::{Card, Decision, FILE_NAME, Founding, FoundingRecord};
+use quorate_core::founding::{Card, Decision, FILE_NAME, Founding, FoundingRecord, RecordDamage};
 use quorate_core::wire::{Request, Response};
 
 use super::{Node, StartError, StopError};
 use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
 use crate::reserve::{Reserve, replace_spending};
-use crate::transport::Target;
+use crate::transport::{PeerIdentity, Target};
 use crate::types::nodes_to;
 
 /// Between two rounds of asking peers that have not answered, or not accepted, yet.
@@ -24,19 +25,19 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// For one peer's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Reads the founding record of a data directory, and writes it again as it is: if a sync of it had failed in an earlier
-/// process, what is read is not yet on the medium.
+/// Reads a record of a data directory, and writes it again as it is: if a sync of it had failed in an earlier process,
+/// what is read is not yet on the medium.
 #[doc(hidden)]
-pub async fn read_record<P: Platform>(
+pub async fn read_record<P: Platform, R: Send + 'static>(
     jobs: &Jobs<P::Disk>,
-    dir: &Path,
+    path: PathBuf,
     reserve: &Reserve<P::Disk>,
-) -> Result<Option<FoundingRecord>, StartError> {
-    let path = dir.join(FILE_NAME);
+    decode: fn(&[u8]) -> Result<R, RecordDamage>,
+) -> Result<Option<R>, StartError> {
     let (job_path, reserve) = (path.clone(), reserve.clone());
     let read = jobs.run(move |disk| {
         let bytes = read_file(disk, &job_path)?;
-        let record = FoundingRecord::from_file(&bytes);
+        let record = decode(&bytes);
         if record.is_ok() {
             replace_spending(disk, Some(&reserve), &job_path, &bytes)?;
         }
@@ -51,14 +52,25 @@ pub async fn read_record<P: Platform>(
 }
 
 impl<P: Platform> Node<P> {
-    /// Answers a node that has no cluster.
-    pub(super) fn handle_founding(&self) -> Bytes {
+    /// Answers anybody with this node's card. A member that shows its own says where it can be reached.
+    pub(super) fn handle_founding(&self, from: &PeerIdentity, shown: Bytes) -> Bytes {
+        if let Ok(shown) = Card::decode(shown)
+            && shown.node_id == from.node_id.0
+            && from.cluster_id != ClusterId::NONE
+        {
+            self.inner.peers.hint(Some(from.node_id), &shown.peer_addrs);
+        }
+        self.own_card()
+    }
+
+    /// What it shows others.
+    pub(super) fn own_card(&self) -> Bytes {
         let card = Card { disk_full: self.disk_full(), ..lock(&self.inner.card).clone() };
         card.encode_to_vec().into()
     }
 
     /// Until the cluster is founded, or cannot be, or the node stops.
-    pub(super) async fn found(&self, mut founding: Founding, jobs: Option<Jobs<P::Disk>>) {
+    pub(super) async fn found(&self, mut founding: Founding) {
         let mut waiting_for = Vec::new();
         while !self.is_stopping() {
             self.show(founding.card().clone());
@@ -73,14 +85,19 @@ impl<P: Platform> Node<P> {
                     result
                 }
                 Decision::Accept(record) => {
-                    let kept = self.keep(&record, jobs.as_ref()).await;
+                    let kept = self.keep(FILE_NAME, record.to_file()).await;
                     founding.accepted(record);
                     kept
                 }
-                Decision::Found(record) => match self.keep(&record, jobs.as_ref()).await {
+                Decision::Found(record) => match self.keep(FILE_NAME, record.to_file()).await {
                     Ok(()) => return self.enter(&record).await,
                     failed => failed,
                 },
+                Decision::Join { peer, cluster } => {
+                    tracing::info!(peer, %cluster, "a listed peer belongs to a cluster: asking to be admitted there");
+                    self.begin_to_wait();
+                    return self.join(self.listed_peers(), Some((peer, cluster))).await;
+                }
             };
             if let Err(error) = result {
                 self.fail(error);
@@ -134,10 +151,10 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    async fn keep(&self, record: &FoundingRecord, jobs: Option<&Jobs<P::Disk>>) -> Result<(), StopError> {
-        let (Some(dir), Some(jobs)) = (self.inner.config.storage.dir(), jobs) else { return Ok(()) };
-        let (path, bytes, reserve) = (dir.join(FILE_NAME), record.to_file(), self.inner.reserve.clone());
-        let kept = jobs.run(move |disk| replace_spending(disk, reserve.as_ref(), &path, &bytes)).await;
-        kept.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| StopError::Storage(e.to_string()))
+    /// Where the others on the founding list are.
+    pub(super) fn listed_peers(&self) -> Vec<Vec<String>> {
+        let config = &self.inner.config;
+        let others = config.founding.members.iter().filter(|(name, _)| **name != config.name);
+        others.map(|(_, addrs)| addrs.clone()).collect()
     }
 }

@@ -12,6 +12,7 @@
 //! [`Node::health`] and [`Node::leadership`] say. A node never exits or aborts its process: what goes wrong later is
 //! the value of [`Node::stopped`].
 
+mod admission;
 mod config;
 mod error;
 mod founding;
@@ -45,8 +46,10 @@ pub use founding::read_record;
 pub use members::{MemberError, NewMember};
 pub use status::{ClusterStatus, Health, Leadership, LeadershipWatch};
 
+use members::Origin;
+
 use crate::error::{Reason, WriteError};
-use crate::jobs::lock;
+use crate::jobs::{Jobs, lock};
 use crate::log_store::LogStore;
 use crate::platform::Platform;
 use crate::reserve::Reserve;
@@ -75,12 +78,18 @@ pub(crate) struct Inner<P: Platform> {
     store: StateMachineStore<P>,
     /// Space for what must be written on a full disk; none in memory mode.
     reserve: Option<Reserve<P::Disk>>,
+    /// Writes the small files of the data directory; none in memory mode.
+    jobs: Option<Jobs<P::Disk>>,
     peers: Peers<P>,
     server: Mutex<Option<Server>>,
     /// What this node shows to others that have no cluster.
     card: Mutex<Card>,
     /// What the last ping of each peer told.
     seen: Mutex<BTreeMap<NodeId, Seen>>,
+    /// Whether it is blank, founds nothing, and has not been admitted to a cluster yet.
+    waits: AtomicBool,
+    /// For whom the membership is being changed at this leader.
+    changing: Mutex<Option<Origin>>,
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
     /// When a leader was last heard of.
@@ -286,31 +295,45 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    /// Asks the follower that is furthest, of those that are `fit` by what is seen of them and by whether they have the
-    /// whole log, to take over. If it does not, openraft sends no heartbeats any more (its transfer has no end but
-    /// another leader), and the cluster elects a leader by itself.
+    /// Hands leadership to the heir, if there is one.
     async fn hand_over(&self, fit: impl Fn(&Seen, bool) -> bool) {
-        let raft = &self.inner.raft;
-        let own = self.node_id();
-        let heir = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            if metrics.current_leader != Some(own) {
-                return;
-            }
-            let matched = |id: &NodeId| metrics.replication.as_ref().and_then(|r| r.get(id).cloned().flatten());
-            let matched = |id: &NodeId| matched(id).map(|log_id| log_id.index);
-            let seen = lock(&self.inner.seen);
-            let (unseen, last) = (Seen::default(), metrics.last_log_index);
-            let voters = metrics.membership_config.voter_ids().filter(|id| *id != own);
-            let seen = |id: &NodeId| seen.get(id).unwrap_or(&unseen);
-            voters.filter(|id| fit(seen(id), matched(id) >= last)).max_by_key(|id| (!seen(id).disk_full, matched(id)))
-        };
-        let Some(heir) = heir else { return };
-        let mut metrics = raft.server_metrics();
-        if raft.trigger().transfer_leader(heir).await.is_ok() {
-            let gone = metrics.wait_until(|m| m.current_leader != Some(own));
-            let _ = P::Runtime::timeout(HAND_OVER, gone).await;
+        if let Some(heir) = self.heir(fit) {
+            self.hand_over_to(heir, HAND_OVER).await;
         }
+    }
+
+    /// The follower that is furthest, of those that are `fit` by what is seen of them and by whether they have the whole
+    /// log; `None` if this node does not lead.
+    fn heir(&self, fit: impl Fn(&Seen, bool) -> bool) -> Option<NodeId> {
+        let own = self.node_id();
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.current_leader != Some(own) {
+            return None;
+        }
+        let matched = |id: &NodeId| metrics.replication.as_ref().and_then(|r| r.get(id).cloned().flatten());
+        let matched = |id: &NodeId| matched(id).map(|log_id| log_id.index);
+        let seen = lock(&self.inner.seen);
+        let (unseen, last) = (Seen::default(), metrics.last_log_index);
+        let voters = metrics.membership_config.voter_ids().filter(|id| *id != own);
+        let seen = |id: &NodeId| seen.get(id).unwrap_or(&unseen);
+        voters.filter(|id| fit(seen(id), matched(id) >= last)).max_by_key(|id| (!seen(id).disk_full, matched(id)))
+    }
+
+    /// Asks a follower to lead, again and again as it may lack an entry yet; whether this node leads no more. If the
+    /// other one does not take over, openraft sends no heartbeats any more (its transfer has no end but another
+    /// leader), and the cluster elects a leader by itself.
+    async fn hand_over_to(&self, heir: NodeId, within: Duration) -> bool {
+        let (raft, own) = (&self.inner.raft, self.node_id());
+        let asking = async {
+            let mut metrics = raft.server_metrics();
+            while raft.trigger().transfer_leader(heir).await.is_ok() {
+                let gone = metrics.wait_until(|m| m.current_leader != Some(own));
+                if P::Runtime::timeout(HAND_OVER / 5, gone).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        P::Runtime::timeout(within, asking).await.is_ok()
     }
 }

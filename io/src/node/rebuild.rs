@@ -29,6 +29,7 @@ use quorate_core::snapshot::{Manifest, Trailer};
 use quorate_core::wire::{Failure, Fault, PulledPart};
 use quorate_core::{ClusterId, LogId, Membership, NodeId};
 
+use super::admission::Records;
 use super::{Node, NodeConfig, StartError, StopError};
 use crate::jobs::Jobs;
 use crate::log_store::{self, Peeked};
@@ -48,7 +49,7 @@ pub(super) struct Rebuild<'a, P: Platform> {
     /// The data directory.
     pub(super) dir: &'a Path,
     pub(super) home: &'a Home<P::Disk>,
-    pub(super) record: Option<&'a FoundingRecord>,
+    pub(super) records: &'a Records,
 }
 
 impl<P: Platform> Rebuild<'_, P> {
@@ -92,13 +93,18 @@ impl<P: Platform> Rebuild<'_, P> {
     /// addresses of the founding list, in this order.
     fn sources(&self, log: &Peeked) -> Vec<Target> {
         let own = log.identity.node_id;
-        let founders = self.record.map(FoundingRecord::membership);
+        let founders = self.records.founding.as_ref().map(FoundingRecord::membership);
         let members = log.membership.iter().chain(&founders).flat_map(members).filter(|(id, _)| *id != own);
         let known = members.map(|(id, addrs)| Target { node: Some(id), addrs });
         let listed = self.config.founding.members.iter().filter(|(name, _)| **name != self.config.name);
         let listed = listed.map(|(_, addrs)| Target { node: None, addrs: addrs.clone() });
         let mut seen = BTreeSet::new();
-        known.chain(listed).filter(|target| !target.addrs.is_empty() && seen.insert(target.addrs.clone())).collect()
+        let joined = self.config.join.iter().map(|addr| Target { node: None, addrs: vec![addr.clone()] });
+        known
+            .chain(listed)
+            .chain(joined)
+            .filter(|target| !target.addrs.is_empty() && seen.insert(target.addrs.clone()))
+            .collect()
     }
 
     async fn pull_from(
@@ -109,11 +115,12 @@ impl<P: Platform> Rebuild<'_, P> {
         generation: u64,
     ) -> Result<(), StartError> {
         let identity = Identity::new(LocalIdentity {
-            cluster_id: self.record.filter(|r| r.founded).map_or(ClusterId::NONE, FoundingRecord::cluster_id),
+            cluster_id: self.records.cluster(),
             node_id: log.identity.node_id,
             // What it will be when the log is opened: peers refuse an older one than they have seen.
             boot_epoch: log.boot_epoch + 1,
             name: self.config.name.clone(),
+            membership: self.records.admission.map(|admission| admission.at),
         });
         let peers = Peers::new(self.platform.clone(), identity, self.config.transport.clone());
         loop {

@@ -27,15 +27,15 @@ const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(200);
 
 /// One attempt's outcome.
-enum Attempt<T> {
+pub(super) enum Attempt<T, E = WriteError> {
     Done(T),
     /// Certainly not applied; worth another try.
     Again(Reason),
-    Failed(WriteError),
+    Failed(E),
 }
 
 /// The pauses between attempts at one request.
-struct Retry<P: Platform> {
+pub(super) struct Retry<P: Platform> {
     node: Node<P>,
     metrics: ServerMetrics<P>,
     /// Who led when the last attempt began.
@@ -45,12 +45,12 @@ struct Retry<P: Platform> {
 }
 
 impl<P: Platform> Retry<P> {
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(InstantOf::<Types<P::Runtime>>::now())
     }
 
     /// Waits for news of a leader, or a little while: an unreachable one is worth another try soon.
-    async fn pause(&mut self, reason: Reason) -> Result<(), WriteError> {
+    pub(super) async fn pause(&mut self, reason: Reason) -> Result<(), WriteError> {
         let left = self.left();
         if left.is_zero() {
             return Err(WriteError::NotApplied(reason));
@@ -147,7 +147,7 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    fn retry(&self) -> Result<Retry<P>, WriteError> {
+    pub(super) fn retry(&self) -> Result<Retry<P>, WriteError> {
         if self.is_stopping() {
             return Err(WriteError::NotApplied(Reason::Stopping));
         }
@@ -177,7 +177,7 @@ impl<P: Platform> Node<P> {
         Ok(())
     }
 
-    fn leader(&self) -> Option<(NodeId, Target)> {
+    pub(super) fn leader(&self) -> Option<(NodeId, Target)> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let id = metrics.current_leader?;
@@ -185,13 +185,13 @@ impl<P: Platform> Node<P> {
         Some((id, Target { node: Some(id), addrs: member.peer_addrs.clone() }))
     }
 
-    fn leads(&self) -> bool {
+    pub(super) fn leads(&self) -> bool {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         metrics.current_leader == Some(metrics.id)
     }
 
-    fn leader_hint(&self) -> Option<LeaderHint> {
+    pub(super) fn leader_hint(&self) -> Option<LeaderHint> {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let id = metrics.current_leader.filter(|id| *id != metrics.id)?;
@@ -276,7 +276,7 @@ impl<P: Platform> Node<P> {
     }
 }
 
-fn forwarded<R: AsyncRuntime>(to: &ForwardToLeader<Types<R>>) -> Reason {
+pub(super) fn forwarded<R: AsyncRuntime>(to: &ForwardToLeader<Types<R>>) -> Reason {
     match to.reason {
         ForwardReason::NotLeader => Reason::NoLeader,
         ForwardReason::LeadershipTransfer => Reason::LeaderChanged,
@@ -284,14 +284,14 @@ fn forwarded<R: AsyncRuntime>(to: &ForwardToLeader<Types<R>>) -> Reason {
     }
 }
 
-fn stopped<R: AsyncRuntime>(fatal: &Fatal<Types<R>>) -> Reason {
+pub(super) fn stopped<R: AsyncRuntime>(fatal: &Fatal<Types<R>>) -> Reason {
     match fatal {
         Fatal::StorageError(e) => Reason::Storage(e.to_string()),
         Fatal::Stopped | Fatal::Panicked => Reason::Stopping,
     }
 }
 
-fn reason(fault: Fault) -> Reason {
+pub(super) fn reason(fault: Fault) -> Reason {
     match fault {
         Fault::NoLeader => Reason::NoLeader,
         Fault::LeaderChanged => Reason::LeaderChanged,
@@ -306,7 +306,7 @@ fn reason(fault: Fault) -> Reason {
     }
 }
 
-fn failure(error: &WriteError) -> Failure {
+pub(super) fn failure(error: &WriteError) -> Failure {
     let fault = match error.reason().clone() {
         Reason::NoLeader => Fault::NoLeader,
         Reason::LeaderChanged => Fault::LeaderChanged,

@@ -180,8 +180,13 @@ impl<P: Platform> PeerService for Service<P> {
         if hello.node_id == self.node.node_id() {
             return Err(Refusal::new(RefusalCode::NotThisNode, "this node has the same id: its disk was copied"));
         }
+        let cluster = self.node.inner.identity.cluster();
         if hello.cluster_id == ClusterId::NONE {
             return Ok(());
+        }
+        if hello.cluster_id == cluster && self.node.has_seen_removed(hello.node_id, hello.membership) {
+            let text = format!("cluster {cluster} has removed node {}", hello.node_id);
+            return Err(Refusal::new(RefusalCode::Removed, text));
         }
         let mut epochs = lock(&self.epochs);
         let seen = epochs.entry(hello.node_id).or_default();
@@ -203,7 +208,8 @@ impl<P: Platform> PeerService for Service<P> {
             Request::TransferLeader(request) => self.transfer(&from, request).await,
             Request::Write(write) => Ok(self.node.handle_write(write).await),
             Request::ReadIndex => Ok(self.node.handle_read_index().await),
-            Request::Founding(_) => Ok(Response::Founding(self.node.handle_founding())),
+            Request::Founding(shown) => Ok(Response::Founding(self.node.handle_founding(&from, shown))),
+            Request::Member(request) => Ok(self.node.handle_member(&from, request).await),
         };
         result.unwrap_or_else(Response::Failed)
     }

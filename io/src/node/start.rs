@@ -17,10 +17,10 @@ use quorate_core::founding::{Card, Founding, FoundingRecord};
 use quorate_core::log::format::LogIdentity;
 use quorate_core::log::recovery::DamageKind;
 use quorate_core::wire::FRAME_BYTES_MAX;
-use quorate_core::{ClusterId, LogId, NodeId, StateMachine};
+use quorate_core::{LogId, NodeId, StateMachine};
 use rand::Rng;
 
-use super::founding::read_record;
+use super::admission::Records;
 use super::rebuild::Rebuild;
 use super::service::Service;
 use super::tasks::why_ended;
@@ -47,7 +47,7 @@ struct Opened<P: Platform> {
     identity: LogIdentity,
     boot_epoch: u64,
     has_history: bool,
-    record: Option<FoundingRecord>,
+    records: Records,
     jobs: Option<Jobs<P::Disk>>,
     reserve: Option<Reserve<P::Disk>>,
     lock: Option<<P::Disk as Disk>::Lock>,
@@ -95,36 +95,43 @@ pub(super) async fn start<P: Platform>(
 }
 
 /// What is left to do once a node is put together.
-struct Begin<P: Platform> {
+struct Begin {
     quiet: Option<Duration>,
-    founded: Option<FoundingRecord>,
-    founding: Option<Founding>,
-    jobs: Option<Jobs<P::Disk>>,
+    entry: Entry,
+}
+
+/// How a node comes to a cluster.
+enum Entry {
+    /// It founded one, of this record.
+    Founded(FoundingRecord),
+    /// It was admitted to one.
+    Admitted,
+    /// It is to found one.
+    Found(Founding),
+    /// It waits to be admitted, and asks these.
+    Wait(Vec<Vec<String>>),
 }
 
 async fn assemble<P: Platform>(
     platform: P,
     config: NodeConfig,
     opened: Opened<P>,
-) -> Result<(Node<P>, Begin<P>), StartError> {
-    if let (Some(record), Storage::Dir(dir)) = (&opened.record, &config.storage)
-        && !record.membership().members.contains_key(&opened.identity.node_id)
+) -> Result<(Node<P>, Begin), StartError> {
+    if let Storage::Dir(dir) = &config.storage
+        && !opened.records.are_of(&opened.identity)
     {
         return Err(StartError::MixedUp(dir.clone()));
     }
-    let founded = opened.record.clone().filter(|record| record.founded);
     // Checked before anything runs: an error of an operator, with a reason, not a half-started node.
-    let founding = match &founded {
-        Some(_) => None,
-        None => Some(prepare_founding(&config, &opened)?),
-    };
+    let entry = entry(&config, &opened)?;
     let quiet = opened.has_history.then(|| config.timing.quiet_after_restart());
     let raft_config = raft_config(&config.timing, &config.compaction, quiet.is_some()).map_err(StartError::Config)?;
     let identity = Identity::new(LocalIdentity {
-        cluster_id: founded.as_ref().map_or(ClusterId::NONE, FoundingRecord::cluster_id),
+        cluster_id: opened.records.cluster(),
         node_id: opened.identity.node_id,
         boot_epoch: opened.boot_epoch,
         name: config.name.clone(),
+        membership: opened.records.admission.map(|admission| admission.at),
     });
     let peers = Peers::new(platform.clone(), identity.clone(), config.transport.clone());
     let raft = Raft::<P>::new(
@@ -136,7 +143,10 @@ async fn assemble<P: Platform>(
     )
     .await
     .map_err(|e| StartError::Consensus(why_ended(&config.storage, &opened.log, &opened.store, &e.to_string())))?;
-    let card = founding.as_ref().map_or_else(|| own_card(&config, opened.identity.node_id), |f| f.card().clone());
+    let card = match &entry {
+        Entry::Found(founding) => founding.card().clone(),
+        _ => Card { cluster: opened.records.cluster().0, ..own_card(&config, opened.identity.node_id) },
+    };
     let (failure, _) = Types::<P::Runtime>::watch_channel(None);
     let (shutdown, _) = Types::<P::Runtime>::watch_channel(false);
     let (finished, _) = Types::<P::Runtime>::watch_channel(None);
@@ -148,10 +158,13 @@ async fn assemble<P: Platform>(
         log: opened.log,
         store: opened.store,
         reserve: opened.reserve,
+        jobs: opened.jobs,
         peers,
         server: Mutex::new(None),
         card: Mutex::new(card),
         seen: Mutex::new(BTreeMap::new()),
+        waits: AtomicBool::new(false),
+        changing: Mutex::new(None),
         in_flight: AtomicUsize::new(0),
         in_flight_bytes: AtomicUsize::new(0),
         led_at: Mutex::new(InstantOf::<Types<P::Runtime>>::now()),
@@ -161,14 +174,18 @@ async fn assemble<P: Platform>(
         finished: Mutex::new(finished),
         lock: Mutex::new(opened.lock),
     };
-    Ok((Node { inner: Arc::new(inner) }, Begin { quiet, founded, founding, jobs: opened.jobs }))
+    Ok((Node { inner: Arc::new(inner) }, Begin { quiet, entry }))
 }
 
 impl<P: Platform> Node<P> {
-    async fn begin(&self, begin: Begin<P>) -> Result<(), StartError> {
-        if let Some(record) = &begin.founded {
-            self.enter(record).await;
+    async fn begin(&self, begin: Begin) -> Result<(), StartError> {
+        match &begin.entry {
+            Entry::Founded(record) => self.enter(record).await,
+            // Before anybody can come to admit it.
+            Entry::Wait(_) => self.begin_to_wait(),
+            Entry::Admitted | Entry::Found(_) => {}
         }
+        self.inner.peers.hint(None, &self.inner.config.join);
         if let Err(error) = listen(self, begin.quiet).await {
             // Its own failure would only hide the reason.
             let _ = self.stop().await;
@@ -177,9 +194,11 @@ impl<P: Platform> Node<P> {
         self.start_tasks(begin.quiet);
         let watcher = self.clone();
         self.spawn(async move { watcher.watch_store().await });
-        if let Some(founding) = begin.founding {
-            let founder = self.clone();
-            self.spawn(async move { founder.found(founding, begin.jobs).await });
+        let node = self.clone();
+        match begin.entry {
+            Entry::Found(founding) => self.spawn(async move { node.found(founding).await }),
+            Entry::Wait(addrs) => self.spawn(async move { node.join(addrs, None).await }),
+            Entry::Founded(_) | Entry::Admitted => {}
         }
         Ok(())
     }
@@ -206,7 +225,7 @@ async fn open_dir<P: Platform>(
     let jobs = Jobs::start(disk, "store");
     let locked = lock_dir::<P>(&jobs, dir).await?;
     let reserve = open_reserve::<P>(&jobs, dir, config).await?;
-    let record = read_record::<P>(&jobs, dir, &reserve).await?;
+    let records = Records::read::<P>(&jobs, dir, &reserve).await?;
     let home = Home {
         jobs: jobs.clone(),
         dir: dir.join("store"),
@@ -218,7 +237,7 @@ async fn open_dir<P: Platform>(
         Err(error) => {
             // Once: what was built is whole.
             let damage = state_lost(error, &home)?;
-            let rebuild = Rebuild { platform, config, dir, home: &home, record: record.as_ref() };
+            let rebuild = Rebuild { platform, config, dir, home: &home, records: &records };
             rebuild.run(&readers, damage).await?;
             open_data(platform, dir, config, &machine, &home, &reserve, &readers).await?
         }
@@ -230,7 +249,7 @@ async fn open_dir<P: Platform>(
         identity: log.identity,
         boot_epoch: log.boot_epoch,
         has_history: log.has_history,
-        record,
+        records,
         jobs: Some(jobs),
         reserve: Some(reserve),
         lock: Some(locked),
@@ -314,7 +333,7 @@ async fn open_memory<P: Platform>(
         identity: fresh_identity::<P>(),
         boot_epoch: 1,
         has_history: false,
-        record: None,
+        records: Records::default(),
         jobs: None,
         reserve: None,
         lock: None,
@@ -334,18 +353,26 @@ fn own_card(config: &NodeConfig, node_id: NodeId) -> Card {
         node_id: node_id.0,
         peer_addrs: config.peer_addrs.clone(),
         api_addrs: config.api_addrs.clone(),
+        in_memory: matches!(config.storage, Storage::Memory),
         ..Card::default()
     }
 }
 
-fn prepare_founding<P: Platform>(config: &NodeConfig, opened: &Opened<P>) -> Result<Founding, StartError> {
-    if config.initial_state == InitialState::Existing && opened.record.is_none() {
-        let place = match &config.storage {
-            Storage::Dir(dir) => dir.display().to_string(),
-            Storage::Memory => "memory".to_owned(),
-        };
-        return Err(StartError::NoHistory(place));
+fn entry<P: Platform>(config: &NodeConfig, opened: &Opened<P>) -> Result<Entry, StartError> {
+    match &opened.records.founding {
+        Some(record) if record.founded => return Ok(Entry::Founded(record.clone())),
+        _ if opened.records.admission.is_some() => return Ok(Entry::Admitted),
+        // What it has accepted it may have to found: whatever its settings say by now.
+        Some(_) => {}
+        None if !config.join.is_empty() => {
+            return Ok(Entry::Wait(config.join.iter().map(|addr| vec![addr.clone()]).collect()));
+        }
+        None if config.initial_state == InitialState::Existing => {
+            let others = config.founding.members.iter().filter(|(name, _)| **name != config.name);
+            return Ok(Entry::Wait(others.map(|(_, addrs)| addrs.clone()).collect()));
+        }
+        None => {}
     }
     let card = own_card(config, opened.identity.node_id);
-    Ok(Founding::new(config.founding.clone(), card, opened.record.clone())?)
+    Ok(Entry::Found(Founding::new(config.founding.clone(), card, opened.records.founding.clone())?))
 }

@@ -129,8 +129,13 @@ impl<P: Platform> Node<P> {
                 return Err("the node is stopping".to_owned());
             }
             if self.inner.identity.get().cluster_id == ClusterId::NONE {
-                return Err("the cluster is not founded yet: waiting for the peers of --initial-cluster".to_owned());
+                let why = match self.waits() {
+                    true => "this node waits to be admitted to a cluster: see --join, or add it there",
+                    false => "the cluster is not founded yet: waiting for the peers of --initial-cluster",
+                };
+                return Err(why.to_owned());
             }
+            self.has_its_place()?;
             let Some(leader) = self.leadership().current().leader else {
                 return Err("no leader is known".to_owned());
             };

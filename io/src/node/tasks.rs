@@ -17,7 +17,7 @@ use crate::jobs::lock;
 use crate::log_store::LogStore;
 use crate::platform::Platform;
 use crate::state_machine::StateMachineStore;
-use crate::transport::Target;
+use crate::transport::{CallError, Target};
 
 /// How often peers are pinged, so that `/cluster/nodes` knows on every node who can be reached.
 const PING_EVERY: Duration = Duration::from_secs(1);
@@ -33,6 +33,10 @@ impl<P: Platform> Node<P> {
         self.spawn(async move { node.ping_peers().await });
         let node = self.clone();
         self.spawn(async move { node.bound_log().await });
+        let node = self.clone();
+        self.spawn(async move { node.watch_members().await });
+        let node = self.clone();
+        self.spawn(async move { node.tend_members().await });
         let node = self.clone();
         self.spawn(async move { node.campaign_or_not(quiet).await });
         if self.inner.reserve.is_some() {
@@ -112,10 +116,13 @@ impl<P: Platform> Node<P> {
                 let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
                 others.map(|(id, m)| (*id, Target { node: Some(*id), addrs: m.peer_addrs.clone() })).collect()
             };
-            // A card is what any node shows anybody.
-            let ping = Request::Founding(Default::default());
+            // A card is what any node shows anybody. It says where this node is now.
+            let ping = Request::Founding(self.own_card());
             let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
             let answers = join_all(pings).await;
+            if answers.iter().any(|answer| answer.as_ref().is_err_and(CallError::is_removal)) {
+                return self.leave("").await;
+            }
             {
                 let mut seen = lock(&self.inner.seen);
                 seen.retain(|id, _| peers.iter().any(|(peer, _)| peer == id));

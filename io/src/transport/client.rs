@@ -38,6 +38,19 @@ enum Key {
     Address(String, Purpose),
 }
 
+/// Where peers may be, besides the addresses that a call names. A wrong one does no harm: who answers must be the peer
+/// that is meant.
+#[derive(Default)]
+struct Hints {
+    /// Newest first.
+    of: BTreeMap<NodeId, Vec<String>>,
+    /// Of whomever.
+    anywhere: Vec<String>,
+}
+
+/// Of one peer; older ones are forgotten.
+const HINTS_MAX: usize = 8;
+
 type InstantOf<P> = <<P as Platform>::Runtime as AsyncRuntime>::Instant;
 
 /// The dialling side of the transport: requests and streams to peers. Clones share the connections; the last one that
@@ -49,6 +62,7 @@ struct Inner<P: Platform> {
     identity: Identity,
     config: TransportConfig,
     slots: Mutex<BTreeMap<Key, Arc<Slot<P>>>>,
+    hints: Mutex<Hints>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -61,7 +75,6 @@ struct Slot<P: Platform> {
 
 struct SlotState<P: Platform> {
     phase: Phase<P>,
-    addrs: Vec<String>,
     /// Failed dials since the last good one.
     failures: u32,
     /// The latest boot epoch that was seen of a peer that is known by its id.
@@ -113,7 +126,32 @@ impl<P: Platform> Peers<P> {
     /// Dials nobody yet.
     pub fn new(platform: P, identity: Identity, config: TransportConfig) -> Self {
         let slots = Mutex::default();
-        Self(Arc::new(Inner { platform, identity, config, slots, stopped: Arc::default() }))
+        Self(Arc::new(Inner { platform, identity, config, slots, hints: Mutex::default(), stopped: Arc::default() }))
+    }
+
+    /// A peer may be at these addresses, too; without an id, any peer may.
+    pub fn hint(&self, node: Option<NodeId>, addrs: &[String]) {
+        let mut hints = lock(&self.0.hints);
+        let hints = &mut *hints;
+        let known = node.map_or(&mut hints.anywhere, |node| hints.of.entry(node).or_default());
+        let mut merged = addrs.to_vec();
+        merged.extend(known.drain(..).filter(|addr| !addrs.contains(addr)));
+        merged.truncate(HINTS_MAX.max(addrs.len()));
+        *known = merged;
+    }
+
+    /// What to dial, in this order.
+    fn addrs(&self, target: &Target) -> Vec<String> {
+        let mut addrs = target.addrs.clone();
+        if let Some(node) = target.node {
+            let hints = lock(&self.0.hints);
+            for addr in hints.of.get(&node).into_iter().flatten().chain(&hints.anywhere) {
+                if !addrs.contains(addr) {
+                    addrs.push(addr.clone());
+                }
+            }
+        }
+        addrs
     }
 
     /// The limits and delays in force.
@@ -215,9 +253,6 @@ impl<P: Platform> Peers<P> {
         let waiting = {
             let slot = self.slot(target, purpose)?;
             let mut state = lock(&slot.state);
-            if state.addrs != target.addrs {
-                state.addrs.clone_from(&target.addrs);
-            }
             match &mut state.phase {
                 Phase::Up(connection) if !connection.is_down() => {
                     if connection.local_cluster == self.0.identity.cluster() {
@@ -243,7 +278,8 @@ impl<P: Platform> Peers<P> {
                     *phase = Phase::Dialling(vec![sender]);
                     drop(state);
                     let (net, identity) = (self.0.platform.net().clone(), self.0.identity.clone());
-                    detach::<P::Runtime>(slot.dial(net, identity, self.0.config.clone(), target.node));
+                    let to = Target { node: target.node, addrs: self.addrs(target) };
+                    detach::<P::Runtime>(slot.dial(net, identity, self.0.config.clone(), to));
                     receiver
                 }
             }
@@ -267,7 +303,7 @@ impl<P: Platform> Peers<P> {
         }
         let stopped = &self.0.stopped;
         let slot = slots.entry(key).or_insert_with_key(|key| {
-            let state = SlotState { phase: Phase::Idle, addrs: Vec::new(), failures: 0, epoch_seen: 0 };
+            let state = SlotState { phase: Phase::Idle, failures: 0, epoch_seen: 0 };
             Arc::new(Slot { key: key.clone(), state: Mutex::new(state), stopped: stopped.clone() })
         });
         Ok(slot.clone())
@@ -290,17 +326,20 @@ impl<P: Platform> Slot<P> {
     }
 
     /// Dials the addresses in turn and tells everyone who waits.
-    async fn dial(self: Arc<Self>, net: P::Net, identity: Identity, config: TransportConfig, node: Option<NodeId>) {
-        let addrs = lock(&self.state).addrs.clone();
+    async fn dial(self: Arc<Self>, net: P::Net, identity: Identity, config: TransportConfig, to: Target) {
         let mut result = Err(NotSent::Unreachable("no address is known".to_owned()));
-        for addr in &addrs {
-            result = match dial::<P::Runtime, P::Net>(&net, &identity, &config, addr, node, self.purpose()).await {
+        for addr in &to.addrs {
+            result = match dial::<P::Runtime, P::Net>(&net, &identity, &config, addr, to.node, self.purpose()).await {
                 Ok(dialled) => self.check_epoch(&dialled.peer).map(|()| dialled),
                 Err(e) => Err(e),
             };
             match &result {
                 Ok(_) => break,
                 Err(e) => tracing::debug!(addr, error = %e, "dial failed"),
+            }
+            if matches!(&result, Err(NotSent::Refused(refusal)) if refusal.code == RefusalCode::Removed) {
+                // By the peer that was meant; what others say of themselves does not outweigh it.
+                break;
             }
         }
         let connection = result.map(|dialled| Connection::start::<P::Runtime, P::Net>(dialled, &config));

@@ -9,7 +9,7 @@ use quorate_core::wire::{
     Frame, FrameError, FrameKind, HANDSHAKE_BYTES_MAX, Hello, PROTOCOL_VERSION, Purpose, Refusal, RefusalCode, Welcome,
     decode_frame, encode_frame,
 };
-use quorate_core::{ClusterId, NodeId};
+use quorate_core::{ClusterId, LogId, NodeId};
 
 use super::NotSent;
 use super::config::{TransportConfig, ms};
@@ -27,6 +27,8 @@ pub struct LocalIdentity {
     pub boot_epoch: u64,
     /// Its name, for people.
     pub name: String,
+    /// The newest committed membership that it may rely on, if any: see [`Hello::membership`].
+    pub membership: Option<LogId>,
 }
 
 /// A handle to [`LocalIdentity`], shared by everything that shakes hands: the cluster may be founded later.
@@ -53,6 +55,13 @@ impl Identity {
     /// before is replaced when it is next used.
     pub fn set_cluster(&self, cluster_id: ClusterId) {
         lock(&self.0).cluster_id = cluster_id;
+    }
+
+    /// This node knows this committed membership; an older one than before changes nothing. Returns the newest.
+    pub fn know_membership(&self, at: Option<LogId>) -> Option<LogId> {
+        let mut identity = lock(&self.0);
+        identity.membership = identity.membership.max(at);
+        identity.membership
     }
 }
 
@@ -122,6 +131,7 @@ pub(super) async fn dial<R: AsyncRuntime, N: Net>(
         name: local.name,
         expect,
         purpose,
+        membership: local.membership,
     };
     let shake = async {
         write.write(small_frame(FrameKind::Hello, 0, 0, hello.encode())).await?;

@@ -26,7 +26,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use quorate_core::wire::Refusal;
+use quorate_core::wire::{Refusal, RefusalCode};
 
 pub use append::AppendStream;
 pub(crate) use append::check_answer;
@@ -45,6 +45,13 @@ pub enum CallError {
     /// The request may have been applied, or may yet be.
     #[error("outcome unknown: {0}")]
     Unknown(Lost),
+}
+
+impl CallError {
+    /// Whether the peer says that this node was removed from the cluster.
+    pub fn is_removal(&self) -> bool {
+        matches!(self, Self::NotSent(NotSent::Refused(refusal)) if refusal.code == RefusalCode::Removed)
+    }
 }
 
 /// Why a request was not sent.

@@ -419,7 +419,8 @@ fn start_call<R: AsyncRuntime, S: PeerService>(
     request: Request,
 ) {
     // Raft's own requests are few, and must not starve behind those of clients.
-    let of_raft = !matches!(request, Request::Write(_) | Request::ReadIndex | Request::Founding(_));
+    let of_raft =
+        !matches!(request, Request::Write(_) | Request::ReadIndex | Request::Founding(_) | Request::Member(_));
     let under_way = connection.in_flight.fetch_add(1, Ordering::SeqCst);
     if !of_raft && under_way >= context.config.requests_max {
         connection.in_flight.fetch_sub(1, Ordering::SeqCst);

@@ -181,7 +181,9 @@ impl Storage {
         locked.await.map_err(Refusal::new)?.map_err(Refusal::new)?;
         let reserve = jobs.run(|disk| Reserve::open(disk, data_dir(), RESERVE_BYTES, RESERVE_BYTES)).await;
         let reserve = reserve.map_err(Refusal::new)?.map_err(Refusal::new)?;
-        let founding = read_record::<CrashPlatform>(&jobs, data_dir(), &reserve).await.map_err(Refusal::new)?;
+        let path = data_dir().join(founding::FILE_NAME);
+        let founding = read_record::<CrashPlatform, _>(&jobs, path, &reserve, FoundingRecord::from_file).await;
+        let founding = founding.map_err(Refusal::new)?;
         let (durable, watch) = C::watch_channel(None::<LogId>);
         let store = if with_store {
             let home =

@@ -147,6 +147,7 @@ fn request(request: Request, names: &Names) -> Said {
         Request::Write(write) => said(Kind::Forward, format!("forwards {}", command(&write.command))),
         Request::ReadIndex => said(Kind::Forward, "asks from where it may read"),
         Request::Founding(bytes) => said(Kind::Founding, format!("founding record, {} B", bytes.len())),
+        Request::Member(request) => said(Kind::Forward, format!("membership: {:?}", request.action)),
     }
 }
 
@@ -162,6 +163,8 @@ fn response(response: Response, names: &Names) -> Said {
         Response::NotLeader(None) => said(Kind::Forward, "does not lead, and knows nobody who does"),
         Response::NotLeader(Some(hint)) => said(Kind::Forward, format!("does not lead: ask {}", hint.member.name)),
         Response::Founding(bytes) => said(Kind::Founding, format!("answer about founding, {} B", bytes.len())),
+        Response::Member(Ok(done)) => said(Kind::Forward, format!("membership {} has it", done.at)),
+        Response::Member(Err(refusal)) => said(Kind::Forward, format!("membership stays: {refusal}")),
     }
 }
 

@@ -7,6 +7,7 @@ use super::*;
 use crate::proto::tests::{bytes, log_id, member, membership, vote};
 use crate::wire::append::tests::append_request;
 use crate::wire::failure::Fault;
+use crate::wire::member::tests::{member_reply, member_request};
 
 fn vote_request() -> impl Strategy<Value = VoteRequest> {
     (vote(), option::of(log_id()), any::<bool>()).prop_map(|(vote, last_log_id, leadership_transfer)| VoteRequest {
@@ -29,6 +30,7 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         Just(Request::ReadIndex),
         bytes().prop_map(Request::Founding),
+        member_request().prop_map(Request::Member),
     ]
 }
 
@@ -66,6 +68,7 @@ fn response() -> impl Strategy<Value = Response> {
         option::of((any::<u64>(), member()))
             .prop_map(|hint| { Response::NotLeader(hint.map(|(id, member)| LeaderHint { id: NodeId(id), member })) }),
         bytes().prop_map(Response::Founding),
+        member_reply().prop_map(Response::Member),
     ]
 }
 

@@ -138,7 +138,8 @@ impl PeerService for TestService {
 }
 
 fn identity(node: u64, cluster_id: ClusterId) -> Identity {
-    Identity::new(LocalIdentity { cluster_id, node_id: NodeId(node), boot_epoch: 1, name: format!("n{node}") })
+    let (node_id, name) = (NodeId(node), format!("n{node}"));
+    Identity::new(LocalIdentity { cluster_id, node_id, boot_epoch: 1, name, membership: None })
 }
 
 /// One node that accepts and one that dials.
@@ -346,6 +347,7 @@ fn garbage_closes_the_connection_and_nothing_else() {
             name: String::new(),
             expect: None,
             purpose: quorate_core::wire::Purpose::Control,
+            membership: None,
         };
         let hello = small_frame(FrameKind::Hello, 0, 0, hello.encode()).concat();
         let huge = u32::MAX.to_le_bytes().to_vec();

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use quorate_core::{founding, identity, log};
+use quorate_core::{admission, founding, identity, log};
 use serde::{Deserialize, Serialize};
 
 /// What an operation does.
@@ -34,7 +34,7 @@ pub enum FileClass {
     Segment,
     /// Whose data directory it is.
     Identity,
-    /// The founding record.
+    /// The founding record, or the admission.
     Founding,
     /// Which store counts.
     Current,
@@ -59,7 +59,7 @@ impl FileClass {
             "CURRENT" => Self::Current,
             "reserve" => Self::Reserve,
             identity::FILE_NAME => Self::Identity,
-            founding::FILE_NAME => Self::Founding,
+            founding::FILE_NAME | admission::FILE_NAME => Self::Founding,
             _ if log::format::parse_segment_name(name).is_some() => Self::Segment,
             _ if name.starts_with("store-") => Self::Store,
             _ if name.starts_with("damaged-") => Self::Marker,
