@@ -33,11 +33,11 @@ use crate::router::Api;
 /// Another system whose flags and REST interface are spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dialect {
-    /// Settings as variables, `/key` with any JSON
+    /// raft-starter: settings as variables, `/key` with any JSON
     Raftstarter,
-    /// etcd's example: --id --cluster --port --join, raw values under any path
+    /// etcd's example: raw values under any path
     Raftexample,
-    /// hashicorp/raft's example: -id -haddr -raddr -join, `/key`, `/join`, `/status`
+    /// hashicorp/raft's example: `/key`, `/join`, `/status`
     Hraftd,
 }
 

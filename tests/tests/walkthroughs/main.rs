@@ -6,7 +6,7 @@ mod raftbase;
 mod raftexample;
 mod raftstarter;
 
-use e2e::{DEADLINE, Process, Walkthrough, eventually, http, quorate};
+use e2e::{DEADLINE, Process, Walkthrough, eventually, http, kv, quorate};
 
 /// Starts a line of the document. A variable has it serve the REST API, too, where the test looks at the members.
 fn with_api(w: &Walkthrough, name: &str, line: &str, port: u16) -> Process {
@@ -16,7 +16,8 @@ fn with_api(w: &Walkthrough, name: &str, line: &str, port: u16) -> Process {
     w.run(name, command)
 }
 
-/// Waits until these, and no others, vote.
+/// Waits until these, and no others, vote, and do so by a committed membership: until then, a change needs a majority of
+/// those who voted before it, too, and the documents are about to stop one of them.
 fn voters(api: u16, names: &[&str]) {
     eventually(&format!("{names:?} are the voters"), DEADLINE, || {
         let answer = http::get(api, "/cluster/nodes")?.json();
@@ -26,4 +27,6 @@ fn voters(api: u16, names: &[&str]) {
         let is_right = voters.into_iter().eq(names.iter().map(|name| (Some(*name), Some(true))));
         if is_right { Ok(()) } else { Err(answer.to_string()) }
     });
+    // What is in the log after the change is committed after it.
+    kv::Client::new(api, DEADLINE).put("after-the-change", "1").done().expect("nothing is wrong");
 }
