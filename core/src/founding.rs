@@ -123,6 +123,13 @@ impl FoundingRecord {
         Self { version: VERSION, token: list.token.clone(), founders: founders.collect(), founded: false }
     }
 
+    /// Founds a cluster of one node, for a state that is restored.
+    pub fn alone(token: &str, name: &str, node_id: NodeId, peer_addrs: &[String]) -> Self {
+        let (name, peer_addrs) = (name.to_owned(), peer_addrs.to_vec());
+        let founder = FounderProto { node_id: node_id.0, name, peer_addrs, in_memory: false };
+        Self { version: VERSION, token: token.to_owned(), founders: vec![founder], founded: true }
+    }
+
     /// The id of the cluster that this record founds.
     pub fn cluster_id(&self) -> ClusterId {
         let bytes = Self { founded: false, ..self.clone() }.encode_to_vec();

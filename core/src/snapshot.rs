@@ -22,12 +22,16 @@
 //! ```
 //!
 //! Chunks are numbered from 0. An empty state has no chunk, only a trailer.
+//!
+//! A *backup* is a file that holds the three, one behind the other: see [`PartReader`].
 
 mod manifest;
+mod parts;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use manifest::Manifest;
+pub use parts::{Part, PartReader};
 
 /// A chunk is closed once its body has this many bytes; so it is larger by at most one pair.
 pub const CHUNK_BYTES: usize = 256 * 1024;

@@ -116,7 +116,7 @@ pub use inspect::{Inspection, inspect};
 pub use jobs::{Jobs, JobsStopped};
 pub use node::{
     ClusterStatus, Health, InitialState, Leadership, LeadershipWatch, MemberError, NewMember, Node, NodeConfig,
-    StartError, StopError, Storage,
+    RestoreError, Restored, StartError, StopError, Storage, restore,
 };
 pub use platform::Platform;
 pub use raft_config::{CompactionConfig, raft_config};

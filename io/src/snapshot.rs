@@ -104,6 +104,51 @@ impl ChunkReader {
     }
 }
 
+/// A snapshot in encoded parts: manifest, chunks, trailer. Written one behind the other they are a backup.
+#[derive(Debug)]
+pub struct SnapshotParts {
+    manifest: Option<Manifest>,
+    chunks: ChunkReader,
+    ended: bool,
+}
+
+/// One of them, encoded.
+pub(crate) enum EncodedPart {
+    Manifest(Bytes),
+    Chunk(Bytes),
+    Trailer(Bytes),
+}
+
+impl SnapshotParts {
+    pub(crate) fn new((manifest, chunks): (Manifest, ChunkReader)) -> Self {
+        Self { manifest: Some(manifest), chunks, ended: false }
+    }
+
+    pub(crate) fn next(&mut self) -> io::Result<Option<EncodedPart>> {
+        if let Some(manifest) = self.manifest.take() {
+            return Ok(Some(EncodedPart::Manifest(manifest.encode())));
+        }
+        if self.ended {
+            return Ok(None);
+        }
+        let chunk = self.chunks.next_chunk().inspect_err(|_| self.ended = true)?;
+        Ok(Some(chunk.map(EncodedPart::Chunk).unwrap_or_else(|| {
+            self.ended = true;
+            EncodedPart::Trailer(self.chunks.trailer().encode())
+        })))
+    }
+
+    /// The next bytes; `None` after the last. Reads the disk, synchronously, some 256 KiB at a time.
+    ///
+    /// # Errors
+    /// The store cannot be read, and is of no use any more. What was returned is not whole, and has no trailer.
+    pub fn next_bytes(&mut self) -> io::Result<Option<Bytes>> {
+        Ok(self.next()?.map(|part| match part {
+            EncodedPart::Manifest(bytes) | EncodedPart::Chunk(bytes) | EncodedPart::Trailer(bytes) => bytes,
+        }))
+    }
+}
+
 /// Where the pairs of a snapshot that is being received go.
 enum Staging<P: Platform> {
     Memory(OrdMap<Bytes, Bytes>),

@@ -117,11 +117,3 @@ fn a_data_directory_that_cannot_be_one() {
     unwritable.arg("--data-dir").arg(sealed.join("data"));
     refused("an unwritable data directory", unwritable, 4, &["sealed/data", "--data-dir"]);
 }
-
-#[test]
-fn a_node_that_should_exist_and_does_not() {
-    let directory = Directory::new("bad-existing");
-    let mut command = command(&directory);
-    command.args(["--initial-cluster-state", "existing"]);
-    refused("existing, without data", command, 5, &["--initial-cluster-state", "data"]);
-}

@@ -13,7 +13,7 @@
 //! | newest | valid, then a bad batch, then a batch with a higher sequence | damage | a batch is written only after its predecessor is durable, so the predecessor rotted |
 //! | newest | valid, then a bad batch, nothing after it | cut | a torn flush that nobody was told about |
 //! | after the newest base | no valid batch | delete | a roll was interrupted; the base was never durable |
-//! | after the newest base | a valid batch | damage | something was written behind a base, so the base had been durable |
+//! | after the newest base | a valid batch, understood or not | damage | something was written behind a base, so the base had been durable |
 //! | no valid base at all | no identity, no store, no valid batch | fresh | the first start was interrupted; this node never spoke to anybody |
 //! | no valid base at all | anything else | damage | there was a log |
 //!
@@ -145,7 +145,7 @@ impl SegmentFacts {
     }
 
     fn any_valid_batch(&self) -> bool {
-        !self.batches.is_empty() || self.tail == Tail::Overtaken
+        !self.batches.is_empty() || self.tail == Tail::Overtaken || self.unreadable.is_some()
     }
 }
 
@@ -222,7 +222,12 @@ fn read_batch(header: &BatchHeader, bytes: &Bytes) -> Result<(Option<Base>, Vec<
     let start = header.offset as usize + BATCH_HEADER_BYTES;
     let body = bytes.slice(start..start + header.body_len as usize);
     match header.kind {
-        BatchKind::Base => Ok((Some(record::decode_base(&body)?), Vec::new())),
+        BatchKind::Base => match record::decode_base(&body)? {
+            Base { first_segment, .. } if first_segment > header.segment => {
+                Err(record::RecordError(format!("it needs segment {first_segment}, which is after its own")))
+            }
+            base => Ok((Some(base), Vec::new())),
+        },
         BatchKind::Seal => Ok((None, Vec::new())),
         BatchKind::Data => {
             let (mut at, mut records) = (0, Vec::new());
@@ -346,6 +351,7 @@ pub fn recover(
     // A base that is bad, but has been durable, may have let go of what the one before it needs.
     let superseded = segments.range(newest.saturating_add(1)..).find(|(_, facts)| facts.any_valid_batch());
     if let Some((_, facts)) = superseded {
+        check_readable(facts, Position::Newest)?;
         return Err(damage(facts.segment, facts.end(), DamageKind::BadBatch));
     }
     // First: without it, the segment before would seem to end in the wrong place.
@@ -539,6 +545,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::format::{encode_batch, encode_segment_header};
     use crate::log::writer::{LogOptions, LogWriter, WriteStep};
     use crate::types::{Entry, NodeId, Vote};
 
@@ -808,6 +815,31 @@ mod tests {
         medium.synced.get_mut(&next).expect("exists")[BLOCK_BYTES as usize..].fill(0);
         let damage = medium.recover(true).expect_err("the base was durable");
         assert_eq!((damage.segment, damage.offset, damage.kind), (oldest, BLOCK_BYTES, DamageKind::NoBase));
+    }
+
+    /// Its checksums are right and it cannot be: something wrote it, so it is no interrupted roll that may be deleted.
+    /// Found by fuzzing.
+    #[test]
+    fn a_base_that_needs_later_segments_is_damage() {
+        let mut medium = history();
+        let (&newest, bytes) = medium.synced.last_key_value().expect("segments");
+        let facts = scan_segment(newest, &bytes.clone().into(), Some(LOG));
+        let last = facts.batches.last().expect("a base").header;
+        let next = newest + 1;
+        for first_segment in [next + 1, u64::MAX] {
+            let base = Base { first_segment, previous_segment: newest, previous_end: last.end(), ..Base::default() };
+            let mut body = vec![0; BATCH_HEADER_BYTES];
+            record::encode_base(&base, &mut body);
+            let (batch, _) =
+                encode_batch(LOG.uuid, BatchKind::Base, next, BLOCK_BYTES, last.sequence + 1, last.crc, body);
+            let mut file = encode_segment_header(LOG, next);
+            file.resize(BLOCK_BYTES as usize, 0);
+            file.extend(batch);
+            medium.synced.insert(next, file);
+            let damage = medium.recover(true).expect_err("a base that cannot be");
+            assert_eq!((damage.segment, damage.offset), (next, BLOCK_BYTES));
+            assert!(matches!(damage.kind, DamageKind::Unreadable(_)), "{damage}");
+        }
     }
 
     /// One flipped bit in any block that a sealed log needs: recovery refuses, or the block is not needed any more.

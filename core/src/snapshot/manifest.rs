@@ -16,7 +16,7 @@ use crate::proto::{LogIdProto, decode_stored_membership, encode_stored_membershi
 use crate::types::{LogId, StoredMembership};
 
 const MAGIC: [u8; 4] = *b"QSNM";
-const HEADER_BYTES: usize = 16;
+pub(super) const HEADER_BYTES: usize = 16;
 const WHAT: &str = "snapshot manifest";
 
 /// Which entries a state has in it, and the membership in force after the last of them. Stored beside the pairs of
@@ -35,6 +35,12 @@ struct ManifestProto {
     applied: Option<LogIdProto>,
     #[prost(bytes = "bytes", tag = "2")]
     membership: Bytes,
+}
+
+/// The length of the encoded manifest that begins with this header.
+pub(super) fn encoded_len(header: &[u8]) -> Result<usize, SnapshotError> {
+    check_magic(WHAT, header, MAGIC)?;
+    Ok(HEADER_BYTES + u32_at(header, 8) as usize)
 }
 
 impl Manifest {
@@ -62,7 +68,7 @@ impl Manifest {
     /// The bytes are damaged or of a version that is not known here.
     pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
         check_magic(WHAT, bytes, MAGIC)?;
-        if bytes.len() < HEADER_BYTES || bytes.len() - HEADER_BYTES != u32_at(bytes, 8) as usize {
+        if bytes.len() < HEADER_BYTES || encoded_len(bytes)? != bytes.len() {
             return Err(damaged(WHAT, "wrong length"));
         }
         let body = &bytes[HEADER_BYTES..];

@@ -126,7 +126,7 @@ impl<P: Platform> Node<P> {
             if reserve.is_full() && !self.is_stopping() {
                 // Only to one that has the whole log: any other would refuse, and leave the cluster without a leader
                 // until it elects one.
-                self.hand_over(|peer, whole_log| peer.reachable && !peer.disk_full && whole_log).await;
+                self.hand_over(|_, peer, whole_log| peer.reachable && !peer.disk_full && whole_log).await;
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
 use quorate_core::wire::{
-    Failure, Fault, MemberAction, MemberDone, MemberRefusal, MemberRequest, RefusalKind, Request, Response,
+    Failure, Fault, LeaderHint, MemberAction, MemberDone, MemberRefusal, MemberRequest, RefusalKind, Request, Response,
 };
 use quorate_core::{ClusterId, LogId, Member, NodeId};
 
@@ -301,10 +301,33 @@ impl<P: Platform> Node<P> {
             return;
         }
         let (peer_addrs, api_addrs) = (config.peer_addrs.clone(), config.api_addrs.clone());
-        let done = self.change(MemberAction::Moved { id: own, peer_addrs, api_addrs }).await;
-        match done {
+        let action = MemberAction::Moved { id: own, peer_addrs, api_addrs };
+        if self.leader().is_none() {
+            self.look_for_leader(&action).await;
+            return;
+        }
+        match self.change(action).await {
             Ok(_) => tracing::info!(addrs = ?config.peer_addrs, "the cluster knows the new addresses of this node"),
             Err(error) => tracing::debug!(%error, "the cluster does not know the new addresses of this node yet"),
+        }
+    }
+
+    /// A leader that does not know where this node is cannot make itself known here: whoever can be reached says who it
+    /// is.
+    async fn look_for_leader(&self, action: &MemberAction) {
+        let members = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
+        let timeout = self.inner.config.request_timeout;
+        let deadline_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Member(MemberRequest { deadline_ms, action: action.clone() });
+        for (id, member) in members.nodes().filter(|(id, _)| **id != self.node_id()) {
+            let target = Target { node: Some(*id), addrs: member.peer_addrs.clone() };
+            match self.inner.peers.call(&target, &request, timeout).await {
+                Ok(Response::NotLeader(Some(LeaderHint { id, member }))) => {
+                    self.inner.peers.hint(Some(id), &member.peer_addrs);
+                }
+                Ok(Response::Member(_)) => return,
+                _ => {}
+            }
         }
     }
 

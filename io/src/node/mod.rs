@@ -13,6 +13,7 @@
 //! the value of [`Node::stopped`].
 
 mod admission;
+mod backup;
 mod config;
 mod error;
 mod founding;
@@ -39,6 +40,7 @@ use quorate_core::disk::Disk;
 use quorate_core::founding::Card;
 use quorate_core::{NodeId, StateMachine};
 
+pub use backup::{RestoreError, Restored, restore};
 pub use config::{InitialState, NodeConfig, Storage};
 pub use error::{StartError, StopError, exit_code};
 #[doc(hidden)]
@@ -224,7 +226,7 @@ impl<P: Platform> Node<P> {
         let failed = self.failure();
         if failed.is_none() {
             self.drain().await;
-            self.hand_over(|_, _| true).await;
+            self.hand_over(|_, _, _| true).await;
         }
         lock(&inner.shutdown).send_if_different(true);
         if let Some(server) = lock(&inner.server).take() {
@@ -296,7 +298,7 @@ impl<P: Platform> Node<P> {
     }
 
     /// Hands leadership to the heir, if there is one.
-    async fn hand_over(&self, fit: impl Fn(&Seen, bool) -> bool) {
+    async fn hand_over(&self, fit: impl Fn(&NodeId, &Seen, bool) -> bool) {
         if let Some(heir) = self.heir(fit) {
             self.hand_over_to(heir, HAND_OVER).await;
         }
@@ -304,7 +306,7 @@ impl<P: Platform> Node<P> {
 
     /// The follower that is furthest, of those that are `fit` by what is seen of them and by whether they have the whole
     /// log; `None` if this node does not lead.
-    fn heir(&self, fit: impl Fn(&Seen, bool) -> bool) -> Option<NodeId> {
+    fn heir(&self, fit: impl Fn(&NodeId, &Seen, bool) -> bool) -> Option<NodeId> {
         let own = self.node_id();
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -317,7 +319,7 @@ impl<P: Platform> Node<P> {
         let (unseen, last) = (Seen::default(), metrics.last_log_index);
         let voters = metrics.membership_config.voter_ids().filter(|id| *id != own);
         let seen = |id: &NodeId| seen.get(id).unwrap_or(&unseen);
-        voters.filter(|id| fit(seen(id), matched(id) >= last)).max_by_key(|id| (!seen(id).disk_full, matched(id)))
+        voters.filter(|id| fit(id, seen(id), matched(id) >= last)).max_by_key(|id| (!seen(id).disk_full, matched(id)))
     }
 
     /// Asks a follower to lead, again and again as it may lack an entry yet; whether this node leads no more. If the

@@ -34,7 +34,7 @@ use super::{Node, NodeConfig, StartError, StopError};
 use crate::jobs::Jobs;
 use crate::log_store::{self, Peeked};
 use crate::platform::Platform;
-use crate::snapshot::{ChunkReader, Received, SnapshotReceiver};
+use crate::snapshot::{EncodedPart, Received, SnapshotParts, SnapshotReceiver};
 use crate::store::StoreError;
 use crate::store::redb::{self, Building, Home};
 use crate::transport::{Identity, LocalIdentity, PeerIdentity, Peers, PullStream, Target};
@@ -203,29 +203,16 @@ async fn part<R: AsyncRuntime>(stream: &mut PullStream<R>) -> Result<PulledPart,
     }
 }
 
-/// Reads a snapshot part by part.
-struct Parts {
-    manifest: Option<Manifest>,
-    chunks: ChunkReader,
-    ended: bool,
-}
-
-impl Parts {
-    fn next(&mut self) -> Option<PulledPart> {
-        if self.ended {
-            return None;
-        }
-        if let Some(manifest) = self.manifest.take() {
-            return Some(PulledPart::Begin(manifest.encode()));
-        }
-        let part = match self.chunks.next_chunk() {
-            Ok(Some(chunk)) => PulledPart::Chunk(chunk),
-            Ok(None) => PulledPart::End(self.chunks.trailer().encode()),
-            Err(error) => PulledPart::Failed(Failure::not_applied(Fault::Storage(error.to_string()))),
-        };
-        self.ended = part.is_last();
-        Some(part)
-    }
+/// The next part to send; `None` after the last.
+fn next_pulled(parts: &mut SnapshotParts) -> Option<PulledPart> {
+    Some(match parts.next() {
+        Ok(part) => match part? {
+            EncodedPart::Manifest(manifest) => PulledPart::Begin(manifest),
+            EncodedPart::Chunk(chunk) => PulledPart::Chunk(chunk),
+            EncodedPart::Trailer(trailer) => PulledPart::End(trailer),
+        },
+        Err(error) => PulledPart::Failed(Failure::not_applied(Fault::Storage(error.to_string()))),
+    })
 }
 
 impl<P: Platform> Node<P> {
@@ -234,27 +221,29 @@ impl<P: Platform> Node<P> {
         let (node, from) = (self.clone(), from.clone());
         let parts = async move {
             match node.pulled(&from, at_least).await {
-                Ok(parts) => stream::unfold(parts, |mut parts| async move { Some((parts.next()?, parts)) }).boxed(),
+                Ok(parts) => {
+                    stream::unfold(parts, |mut parts| async move { Some((next_pulled(&mut parts)?, parts)) }).boxed()
+                }
                 Err(failure) => stream::iter([PulledPart::Failed(failure)]).boxed(),
             }
         };
         stream::once(parts).flatten().boxed()
     }
 
-    async fn pulled(&self, from: &PeerIdentity, at_least: LogId) -> Result<Parts, Failure> {
+    async fn pulled(&self, from: &PeerIdentity, at_least: LogId) -> Result<SnapshotParts, Failure> {
         let not_ready = |why: &str| Failure::not_applied(Fault::NotReady(why.to_owned()));
         let cluster = self.inner.identity.cluster();
         if cluster == ClusterId::NONE || from.cluster_id != cluster {
             return Err(not_ready("not members of the same cluster"));
         }
-        let (manifest, chunks) = self.inner.store.durable_state();
-        if manifest.applied < Some(at_least) {
+        let state = self.inner.store.durable_state();
+        if state.0.applied < Some(at_least) {
             // It is asked again.
             let _ = self.inner.raft.trigger().snapshot().await;
             return Err(not_ready("there is no snapshot that new"));
         }
         tracing::info!(to = %from.node_id, "sending a snapshot to a node that has lost its state");
-        Ok(Parts { manifest: Some(manifest), chunks, ended: false })
+        Ok(SnapshotParts::new(state))
     }
 
     /// Stops the node when its store fails, also if only a reader has noticed.

@@ -294,7 +294,10 @@ async fn open_data<P: Platform>(
     }
 }
 
-async fn lock_dir<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<<P::Disk as Disk>::Lock, StartError> {
+pub(super) async fn lock_dir<P: Platform>(
+    jobs: &Jobs<P::Disk>,
+    dir: &Path,
+) -> Result<<P::Disk as Disk>::Lock, StartError> {
     let path = dir.to_owned();
     let locked = jobs.run(move |disk| {
         disk.create_dir_all(&path)?;
@@ -307,7 +310,7 @@ async fn lock_dir<P: Platform>(jobs: &Jobs<P::Disk>, dir: &Path) -> Result<<P::D
     }
 }
 
-async fn open_reserve<P: Platform>(
+pub(super) async fn open_reserve<P: Platform>(
     jobs: &Jobs<P::Disk>,
     dir: &Path,
     config: &NodeConfig,
@@ -341,7 +344,7 @@ async fn open_memory<P: Platform>(
 }
 
 /// Random: never derived from a name, never used again.
-fn fresh_identity<P: Platform>() -> LogIdentity {
+pub(super) fn fresh_identity<P: Platform>() -> LogIdentity {
     let mut rng = P::Runtime::thread_rng();
     let uuid = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());
     LogIdentity { uuid, node_id: NodeId(rng.next_u64().max(1)) }

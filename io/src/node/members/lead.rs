@@ -15,7 +15,7 @@ use openraft::{ChangeMembers, Instant};
 use openraft_rt::AsyncRuntime;
 use prost::Message;
 use quorate_core::founding::Card;
-use quorate_core::membership::{Change, Proposal, Sight, Verdict, View, find};
+use quorate_core::membership::{CAUGHT_UP_ENTRIES, Change, Proposal, Sight, Verdict, View, find};
 use quorate_core::wire::{MemberAction, MemberDone, MemberRequest, RefusalKind, Request, Response};
 use quorate_core::{LogId, Member, Membership, NodeId};
 
@@ -32,6 +32,8 @@ use crate::types::{Types, log_id_from, log_id_to, membership_from, nodes_to, raf
 const TEND_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at a change that is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// For an answer of a member that is up.
+const PING_WITHIN: Duration = Duration::from_secs(1);
 /// For the card of a node that is to be added, and for telling it that it was.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -62,6 +64,10 @@ struct Seen {
 }
 
 impl Seen {
+    fn reachable_are(&mut self, ids: &BTreeSet<NodeId>) {
+        self.sights.iter_mut().for_each(|(id, sight)| sight.reachable = ids.contains(id));
+    }
+
     fn view(&self) -> View<'_> {
         View { membership: &self.membership, seen: &self.sights }
     }
@@ -112,8 +118,16 @@ impl<P: Platform> Node<P> {
         };
         let _turn = self.turn(origin, deadline).await?;
         let cluster = self.inner.identity.cluster();
+        let answering = match action {
+            // A voter that died a moment ago must not be counted on.
+            MemberAction::Remove { .. } | MemberAction::Promote { .. } => Some(self.who_answers().await),
+            _ => None,
+        };
         loop {
-            let Some(seen) = self.see_members() else { return Ok(Attempt::Again(Reason::NoLeader)) };
+            let Some(mut seen) = self.see_members() else { return Ok(Attempt::Again(Reason::NoLeader)) };
+            if let Some(answering) = &answering {
+                seen.reachable_are(answering);
+            }
             let change = match (action, &added) {
                 (_, Some((id, member))) => Change::Add { id: *id, member: member.clone() },
                 (MemberAction::Remove { who, force }, _) => {
@@ -179,6 +193,18 @@ impl<P: Platform> Node<P> {
             }
             P::Runtime::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// The members that answer when they are asked now, this one included.
+    async fn who_answers(&self) -> BTreeSet<NodeId> {
+        let membership = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
+        let ping = Request::Founding(self.own_card());
+        let (ping, own) = (&ping, self.node_id());
+        let asked = membership.nodes().filter(|(id, _)| **id != own).map(|(id, member)| async move {
+            let target = Target { node: Some(*id), addrs: member.peer_addrs.clone() };
+            self.inner.peers.call(&target, ping, PING_WITHIN).await.is_ok().then_some(*id)
+        });
+        join_all(asked).await.into_iter().flatten().chain([own]).collect()
     }
 
     /// `None` if this node does not lead.
@@ -335,13 +361,17 @@ impl<P: Platform> Node<P> {
 
     /// Hands leadership over, and waits until somebody else leads.
     async fn lead_transfer(&self, to: Option<&str>, deadline: Moment<P>) -> Result<Changed, ChangeError> {
+        let answering = self.who_answers().await;
         let Some(seen) = self.see_members() else { return Ok(Attempt::Again(Reason::NoLeader)) };
         let (own, cluster, at) = (self.node_id(), self.inner.identity.cluster(), seen.at.unwrap_or_default());
         let heir = match to {
             Some(who) => find(&seen.membership, who)?,
-            None => self.heir(|peer, _| peer.reachable && !peer.disk_full).ok_or_else(|| {
-                ChangeError::refused(RefusalKind::Unreachable, "no other voter answers that could lead")
-            })?,
+            None => {
+                let fit = |id: &NodeId, peer: &crate::node::Seen, _| answering.contains(id) && !peer.disk_full;
+                self.heir(fit).ok_or_else(|| {
+                    ChangeError::refused(RefusalKind::Unreachable, "no other voter answers that could lead")
+                })?
+            }
         };
         if heir == own {
             return Ok(Attempt::Done(MemberDone { cluster, node: own, at }));
@@ -350,12 +380,11 @@ impl<P: Platform> Node<P> {
             let text = format!("{:?} is a learner: promote it first", to.unwrap_or_default());
             return Err(ChangeError::refused(RefusalKind::Conflict, text));
         }
-        let sight = seen.sights.get(&heir).copied().unwrap_or_default();
-        if !sight.reachable {
+        if !answering.contains(&heir) {
             let text = format!("{:?} does not answer: it cannot lead", to.unwrap_or_default());
             return Err(ChangeError::refused(RefusalKind::Unreachable, text));
         }
-        if sight.behind.is_none_or(|entries| entries > quorate_core::membership::CAUGHT_UP_ENTRIES) {
+        if seen.sights.get(&heir).and_then(|sight| sight.behind).is_some_and(|entries| entries > CAUGHT_UP_ENTRIES) {
             let text = format!("{:?} has not caught up; try again later", to.unwrap_or_default());
             return Err(ChangeError::refused(RefusalKind::Conflict, text));
         }
