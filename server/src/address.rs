@@ -41,6 +41,16 @@ impl Address {
         Self { host, port: socket.port() }
     }
 
+    /// This port of this machine's loopback interface.
+    pub fn loopback(port: u16) -> Self {
+        Self { host: "127.0.0.1".to_owned(), port }
+    }
+
+    /// This port of every IPv4 interface.
+    pub fn every(port: u16) -> Self {
+        Self { host: "0.0.0.0".to_owned(), port }
+    }
+
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
@@ -52,6 +62,18 @@ impl Address {
         host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified())
     }
 
+    /// As a client on this machine dials it: every interface is the loopback interface, too.
+    #[must_use]
+    pub fn dialled(&self) -> Self {
+        if self.is_wildcard() { self.at_loopback() } else { self.clone() }
+    }
+
+    /// The same host with another port.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> Self {
+        Self { host: self.host.clone(), port }
+    }
+
     /// The same port at the host of `other`.
     #[must_use]
     pub fn at_host_of(&self, other: &Self) -> Self {
@@ -61,7 +83,7 @@ impl Address {
     /// The same port at this machine's loopback interface.
     #[must_use]
     pub fn at_loopback(&self) -> Self {
-        Self { host: "127.0.0.1".to_owned(), port: self.port }
+        Self::loopback(self.port)
     }
 }
 

@@ -7,12 +7,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::ValueEnum;
 use quorate_core::config::{Timing, TimingError};
 use quorate_core::founding::FoundingList;
 use quorate_io::{InitialState, NodeConfig, Storage};
 
 use crate::address::Address;
+use crate::cli::Command;
+use crate::dialect::{Dialect, Front};
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,30 +52,9 @@ enum Store {
     Memory,
 }
 
-/// What else the program does.
-#[derive(Debug, Subcommand)]
-enum Task {
-    /// Print what a data directory holds and whether it is whole, changing nothing
-    Inspect {
-        /// The data directory
-        dir: PathBuf,
-        /// Every record of the log, too
-        #[arg(long)]
-        records: bool,
-    },
-}
-
-/// A durable, linearizable JSON key-value store over REST.
-///
-/// Without any flag it starts a single node whose data is in ./data and whose API is at http://127.0.0.1:8080.
-/// An address is written http://host:port, host:port or :port (every IPv4 interface). A long flag may have one dash.
-#[derive(Debug, Parser)]
-#[command(name = "quorate", version, max_term_width = 120, allow_negative_numbers = true)]
-#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
-struct Args {
-    #[command(subcommand)]
-    task: Option<Task>,
-
+/// The flags of a node that speaks no dialect.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeArgs {
     /// Name of this node, for people and for --initial-cluster. Not its identity, which is made once per data directory
     #[arg(long, env = "QUORATE_NAME", default_value = "default")]
     name: String,
@@ -82,21 +63,9 @@ struct Args {
     #[arg(long, env = "QUORATE_DATA_DIR", value_name = "DIR", default_value = "./data")]
     data_dir: PathBuf,
 
-    /// Address at which the REST API listens
-    #[arg(long, env = "QUORATE_API_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    api_addr: Address,
-
-    /// A second address at which the same REST API listens
-    #[arg(long, env = "QUORATE_CLIENT_URL", value_name = "ADDR")]
-    client_url: Option<Address>,
-
     /// Address at which this node listens for its peers
     #[arg(long, env = "QUORATE_PEER_URL", value_name = "ADDR", default_value = "http://127.0.0.1:2380")]
     peer_url: Address,
-
-    /// Address of the REST API that clients and peers are told [default: the addresses it listens at]
-    #[arg(long, env = "QUORATE_ADVERTISE_CLIENT_URL", value_name = "ADDR")]
-    advertise_client_url: Option<Address>,
 
     /// Address that peers dial [default: this node's entry in --initial-cluster, else --peer-url]
     #[arg(long, env = "QUORATE_ADVERTISE_PEER_URL", value_name = "ADDR")]
@@ -110,15 +79,48 @@ struct Args {
     #[arg(long, env = "QUORATE_INITIAL_CLUSTER_STATE", value_name = "STATE", default_value = "new")]
     initial_cluster_state: ClusterState,
 
-    /// Keeps clusters apart that are founded from the same list of nodes
-    #[arg(long, env = "QUORATE_INITIAL_CLUSTER_TOKEN", value_name = "TOKEN", default_value = "quorate")]
-    initial_cluster_token: String,
+    /// Join the cluster that has a member at one of these peer addresses, instead of founding one
+    #[arg(
+        long,
+        env = "QUORATE_JOIN",
+        value_name = "ADDR,…",
+        value_delimiter = ',',
+        conflicts_with = "initial_cluster"
+    )]
+    join: Vec<Address>,
 
     /// Where the state is kept: `redb` on disk, `memory` nowhere else
     #[arg(long, env = "QUORATE_STORE", default_value = "redb")]
     store: Store,
 
-    /// Disk space set aside in --data-dir, in MiB: on a full disk the node then goes on without taking writes
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// The flags that every node has, whatever dialect it speaks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CommonArgs {
+    /// Speak the REST dialect of another system, too, and take its flags: add --help to see them
+    #[arg(long, env = "QUORATE_DIALECT")]
+    dialect: Option<Dialect>,
+
+    /// Address at which the REST API listens [default: 127.0.0.1:8080; with --dialect: nowhere]
+    #[arg(long, env = "QUORATE_API_ADDR", value_name = "ADDR")]
+    api_addr: Option<Address>,
+
+    /// A second address at which the same REST API listens
+    #[arg(long, env = "QUORATE_CLIENT_URL", value_name = "ADDR")]
+    client_url: Option<Address>,
+
+    /// Address of the REST API that clients and peers are told [default: the addresses it listens at]
+    #[arg(long, env = "QUORATE_ADVERTISE_CLIENT_URL", value_name = "ADDR")]
+    advertise_client_url: Option<Address>,
+
+    /// Keeps clusters apart that are founded from the same list of nodes
+    #[arg(long, env = "QUORATE_INITIAL_CLUSTER_TOKEN", value_name = "TOKEN", default_value = "quorate")]
+    initial_cluster_token: String,
+
+    /// Disk space set aside with the data, in MiB: on a full disk the node then goes on without taking writes
     #[arg(long, env = "QUORATE_RESERVE_MIB", value_name = "MIB", default_value_t = 64,
           value_parser = clap::value_parser!(u64).range(32..=1_048_576))]
     reserve_mib: u64,
@@ -164,10 +166,25 @@ pub struct ServerConfig {
     initial_cluster: Vec<(String, Address)>,
     initial_cluster_state: InitialState,
     initial_cluster_token: String,
+    join: Vec<Address>,
     reserve_bytes: u64,
     timing: Timing,
     log_level: LogLevel,
     log_format: LogFormat,
+    front: Option<Front>,
+}
+
+/// What differs between dialects. Who makes one sees to what [`ServerConfig`] promises of names and addresses.
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) storage: Storage,
+    pub(crate) peer_listen: Address,
+    pub(crate) peer_advertise: Address,
+    /// Empty for this node alone.
+    pub(crate) initial_cluster: Vec<(String, Address)>,
+    pub(crate) initial_state: InitialState,
+    pub(crate) join: Vec<Address>,
+    pub(crate) front: Option<Front>,
 }
 
 /// Why there is no configuration.
@@ -181,38 +198,36 @@ pub enum ConfigError {
     Usage(String),
 }
 
-/// What the program is asked to do.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// To run a node.
-    Serve(Box<ServerConfig>),
-    /// `quorate inspect`: to say what is in a data directory.
-    Inspect {
-        /// The directory.
-        dir: PathBuf,
-        /// With every record of the log.
-        records: bool,
-    },
-}
-
-impl Command {
-    /// Parses a command line, the program's name first; the environment stands in for flags that are not there.
-    ///
-    /// # Errors
-    /// See [`ConfigError`].
-    pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, ConfigError> {
-        let mut args = parse_args(args)?;
-        match args.task.take() {
-            Some(Task::Inspect { dir, records }) => Ok(Self::Inspect { dir, records }),
-            None => Ok(Self::Serve(Box::new(ServerConfig::from_args(args)?))),
-        }
+impl CommonArgs {
+    /// The configuration of a node in this place.
+    pub(crate) fn at(self, place: Place) -> Result<ServerConfig, ConfigError> {
+        self.advertise_client_url.as_ref().map_or(Ok(()), |address| dialable("--advertise-client-url", address))?;
+        let timing = timing(&self)?;
+        let default_api = || place.front.is_none().then(|| Address::loopback(8080));
+        let mut api_listen: Vec<_> = self.api_addr.or_else(default_api).into_iter().collect();
+        api_listen.extend(self.client_url.filter(|url| !api_listen.contains(url)));
+        let initial_cluster = match place.initial_cluster {
+            list if list.is_empty() => vec![(place.name.clone(), place.peer_advertise.clone())],
+            list => list,
+        };
+        Ok(ServerConfig {
+            name: place.name,
+            storage: place.storage,
+            api_listen,
+            api_advertise: self.advertise_client_url,
+            peer_listen: place.peer_listen,
+            peer_advertise: place.peer_advertise,
+            initial_cluster,
+            initial_cluster_state: place.initial_state,
+            initial_cluster_token: self.initial_cluster_token,
+            join: place.join,
+            reserve_bytes: self.reserve_mib << 20,
+            timing,
+            log_level: self.log_level,
+            log_format: self.log_format,
+            front: place.front,
+        })
     }
-}
-
-fn parse_args(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Args, ConfigError> {
-    let args: Vec<_> = args.into_iter().map(|arg| two_dashes(arg.into())).collect();
-    let args = Args::command().try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
-    args.map_err(|error| one_line(&error))
 }
 
 impl ServerConfig {
@@ -221,28 +236,25 @@ impl ServerConfig {
     /// # Errors
     /// See [`ConfigError`].
     pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, ConfigError> {
-        let args = parse_args(args)?;
-        match args.task {
-            None => Self::from_args(args),
-            Some(_) => Err(ConfigError::Usage("inspect is no flag of a node".to_owned())),
+        match Command::parse(args)? {
+            Command::Serve(config) => Ok(*config),
+            _ => Err(ConfigError::Usage("this is no command line of a node".to_owned())),
         }
     }
 
-    fn from_args(args: Args) -> Result<Self, ConfigError> {
+    pub(crate) fn from_args(args: NodeArgs) -> Result<Self, ConfigError> {
         if !is_name(&args.name) {
-            return Err(bad("--name", &args.name, "a name is not empty and has no '=', ',' or control character"));
+            return Err(bad("--name", &args.name, NAME_RULE));
         }
-        let initial_cluster = args.initial_cluster.as_deref().map_or(Ok(Vec::new()), initial_members)?;
+        let members = |list| initial_members("--initial-cluster", list, '=');
+        let initial_cluster = args.initial_cluster.as_deref().map_or(Ok(Vec::new()), members)?;
         let own_entry = initial_cluster.iter().find(|(name, _)| *name == args.name).map(|(_, address)| address);
         if args.peer_url.port() == 0 {
             return Err(bad("--peer-url", &args.peer_url, "peers need to know the port; write another than 0"));
         }
-        for (flag, address) in
-            [("--advertise-client-url", &args.advertise_client_url), ("--advertise-peer-url", &args.advertise_peer_url)]
-        {
-            address.as_ref().map_or(Ok(()), |address| dialable(flag, address))?;
-        }
-        let new = matches!(args.initial_cluster_state, ClusterState::New);
+        args.advertise_peer_url.as_ref().map_or(Ok(()), |address| dialable("--advertise-peer-url", address))?;
+        args.join.iter().try_for_each(|address| dialable("--join", address))?;
+        let new = matches!(args.initial_cluster_state, ClusterState::New) && args.join.is_empty();
         if new && !initial_cluster.is_empty() && own_entry.is_none() {
             let list = args.initial_cluster.as_deref().unwrap_or_default();
             let why = format!("this node, {:?}, is not in the list; add it, or set --name", args.name);
@@ -262,34 +274,30 @@ impl ServerConfig {
                 return Err(bad("--peer-url", &args.peer_url, why));
             }
         };
-        let timing = timing(&args)?;
-        let mut api_listen = vec![args.api_addr];
-        api_listen.extend(args.client_url.filter(|url| *url != api_listen[0]));
-        let initial_cluster = match initial_cluster {
-            list if list.is_empty() => vec![(args.name.clone(), peer_advertise.clone())],
-            list => list,
-        };
-        Ok(Self {
+        args.common.at(Place {
             name: args.name,
             storage: match args.store {
                 Store::Redb => Storage::Dir(args.data_dir),
                 Store::Memory => Storage::Memory,
             },
-            api_listen,
-            api_advertise: args.advertise_client_url,
             peer_listen: args.peer_url,
             peer_advertise,
             initial_cluster,
-            initial_cluster_state: if new { InitialState::New } else { InitialState::Existing },
-            initial_cluster_token: args.initial_cluster_token,
-            reserve_bytes: args.reserve_mib << 20,
-            timing,
-            log_level: args.log_level,
-            log_format: args.log_format,
+            initial_state: match args.initial_cluster_state {
+                ClusterState::New => InitialState::New,
+                ClusterState::Existing => InitialState::Existing,
+            },
+            join: args.join,
+            front: None,
         })
     }
 
-    /// Where the REST API listens: one address or two.
+    /// The dialect that this node speaks beside the REST API, and where.
+    pub(crate) fn front(&self) -> Option<&Front> {
+        self.front.as_ref()
+    }
+
+    /// Where the REST API listens: one address or two; with a dialect, none unless one is asked for.
     pub fn api_listen(&self) -> &[Address] {
         &self.api_listen
     }
@@ -321,33 +329,39 @@ impl ServerConfig {
         config.api_addrs = api_addrs;
         config.founding = FoundingList { token: self.initial_cluster_token.clone(), members: members.collect() };
         config.initial_state = self.initial_cluster_state;
+        config.join = self.join.iter().map(Address::to_string).collect();
         config.reserve_bytes = self.reserve_bytes;
         config.timing = self.timing;
         config
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// What [`is_name`] asks for.
+pub(crate) const NAME_RULE: &str = "a name is not empty and has no '=', ',' or control character";
+
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| matches!(c, '=' | ',') || c.is_control())
 }
 
-fn bad(flag: &str, value: &(impl ToString + ?Sized), why: &str) -> ConfigError {
+pub(crate) fn bad(flag: &str, value: &(impl ToString + ?Sized), why: &str) -> ConfigError {
     ConfigError::Usage(format!("{flag} {:?}: {why}", value.to_string()))
 }
 
-fn dialable(flag: &str, address: &Address) -> Result<(), ConfigError> {
+pub(crate) fn dialable(flag: &str, address: &Address) -> Result<(), ConfigError> {
     if address.is_wildcard() || address.port() == 0 {
         return Err(bad(flag, address, "nobody can dial this; write the host and the port that others reach"));
     }
     Ok(())
 }
 
-fn initial_members(list: &str) -> Result<Vec<(String, Address)>, ConfigError> {
-    let flag = "--initial-cluster";
+/// The members in a list of `name=address`, or with another character between the two.
+pub(crate) fn initial_members(flag: &str, list: &str, between: char) -> Result<Vec<(String, Address)>, ConfigError> {
     let mut members: Vec<(String, Address)> = Vec::new();
     for entry in list.split(',') {
-        let Some((name, address)) = entry.split_once('=').filter(|(name, _)| is_name(name)) else {
-            return Err(bad(flag, entry, "an entry is name=address; write n1=http://10.0.0.1:2380,n2=…"));
+        let Some((name, address)) = entry.split_once(between).filter(|(name, _)| is_name(name)) else {
+            let why =
+                format!("an entry is name{between}address; write n1{between}10.0.0.1:2380,n2{between}10.0.0.2:2380,…");
+            return Err(bad(flag, entry, &why));
         };
         let address: Address = address.parse().map_err(|error| bad(flag, entry, &format!("{error}")))?;
         dialable(flag, &address)?;
@@ -359,7 +373,7 @@ fn initial_members(list: &str) -> Result<Vec<(String, Address)>, ConfigError> {
     Ok(members)
 }
 
-fn timing(args: &Args) -> Result<Timing, ConfigError> {
+fn timing(args: &CommonArgs) -> Result<Timing, ConfigError> {
     let (heartbeat, min, max) = (args.heartbeat_ms, args.election_timeout_min_ms, args.election_timeout_max_ms);
     Timing::new(heartbeat, min, max).map_err(|error| {
         let (flag, value) = match error {
@@ -369,29 +383,6 @@ fn timing(args: &Args) -> Result<Timing, ConfigError> {
         };
         bad(flag, &value, &format!("{error}; change it or --heartbeat-ms and the other timeout"))
     })
-}
-
-/// `-name` and `-name=x` become `--name` and `--name=x`. So does everything else that begins with one dash and a letter
-/// and is longer than a short flag, so that what is wrong is called by its whole name.
-fn two_dashes(arg: OsString) -> OsString {
-    match arg.to_str().and_then(|text| text.strip_prefix('-')) {
-        Some(text) if text.len() > 1 && text.starts_with(|c: char| c.is_ascii_alphabetic()) => {
-            format!("--{text}").into()
-        }
-        _ => arg,
-    }
-}
-
-/// clap's paragraphs on one line, without the usage.
-fn one_line(error: &clap::Error) -> ConfigError {
-    let text = error.to_string();
-    if !error.use_stderr() {
-        return ConfigError::Information(text);
-    }
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let lines: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
-    let line = lines.join("; ");
-    ConfigError::Usage(format!("{} (quorate --help lists every flag)", line.strip_prefix("error: ").unwrap_or(&line)))
 }
 
 #[cfg(test)]
@@ -471,6 +462,10 @@ mod tests {
             ("--initial-cluster default=:1", &["--initial-cluster", "0.0.0.0:1"]),
             ("--initial-cluster-state maybe", &["--initial-cluster-state", "maybe", "new, existing"]),
             ("--initial-cluster-state existing --peer-url :1", &["--peer-url", "--advertise-peer-url"]),
+            ("--join n1:2380 --initial-cluster default=a:1", &["--join", "--initial-cluster"]),
+            ("--join :2380", &["--join", "0.0.0.0:2380"]),
+            ("--join n1", &["--join", "n1", "port"]),
+            ("--join n1:1 --peer-url :1", &["--peer-url", "--advertise-peer-url"]),
             ("--store boltdb", &["--store", "boltdb", "redb, memory"]),
             ("--heartbeat-ms 0", &["--heartbeat-ms", "0"]),
             ("--heartbeat-ms -1", &["--heartbeat-ms", "-1"]),
@@ -497,11 +492,9 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_has_a_variable() {
-        for flag in Args::command().get_arguments() {
-            let Some(long) = flag.get_long().filter(|long| !["help", "version"].contains(long)) else { continue };
-            let variable = format!("QUORATE_{}", long.replace('-', "_").to_uppercase());
-            assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(variable.as_str()));
-        }
+    fn a_node_that_joins() {
+        let config = node("--name n4 --join n1:2380,http://n2:2380 --peer-url n4:2380");
+        assert_eq!(config.join, ["n1:2380", "n2:2380"]);
+        assert_eq!(config.peer_addrs, ["n4:2380"]);
     }
 }

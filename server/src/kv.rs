@@ -84,7 +84,7 @@ pub(crate) async fn list<P: Platform>(State(api): State<Api<P>>, uri: Uri) -> Re
 }
 
 /// A view cannot fail a single read: what could not be read looks absent. So this is asked before anybody is answered.
-fn readable(view: &View) -> Result<(), Problem> {
+pub(crate) fn readable(view: &View) -> Result<(), Problem> {
     view.check().map_err(|error| Problem::from(ReadError(Reason::Storage(error.to_string()))))
 }
 
@@ -120,7 +120,7 @@ async fn put_command(uri: &Uri, body: Body, value_bytes_max: usize) -> Result<Co
     Ok(Command::Put { key, document })
 }
 
-async fn write<P: Platform>(node: &Node<P>, command: &Command) -> Result<kv::Response, Problem> {
+pub(crate) async fn write<P: Platform>(node: &Node<P>, command: &Command) -> Result<kv::Response, Problem> {
     let written = node.write(command.encode()).await?;
     kv::Response::decode(&written.response)
         .map_err(|error| Problem::new(Kind::Internal, error.to_string()).with_outcome(Outcome::Unknown))
@@ -128,7 +128,7 @@ async fn write<P: Platform>(node: &Node<P>, command: &Command) -> Result<kv::Res
 
 /// The machine refused the command, or answered another one: either way this version and the one that applied it
 /// disagree about the format.
-fn unexpected(outcome: kv::Outcome) -> Problem {
+pub(crate) fn unexpected(outcome: kv::Outcome) -> Problem {
     match outcome {
         kv::Outcome::Invalid { reason } => Problem::new(Kind::Internal, reason).with_outcome(Outcome::NotApplied),
         other => Problem::new(Kind::Internal, format!("unexpected answer {other:?}")).with_outcome(Outcome::Unknown),
@@ -139,8 +139,12 @@ fn unexpected(outcome: kv::Outcome) -> Problem {
 fn path_key(uri: &Uri) -> Result<Vec<u8>, Problem> {
     let encoded = uri.path().strip_prefix("/kv/").unwrap_or_default();
     let key = percent::decode(encoded).map_err(|error| Problem::new(Kind::InvalidKey, error.to_string()))?;
+    checked_key(key)
+}
+
+pub(crate) fn checked_key(key: Vec<u8>) -> Result<Vec<u8>, Problem> {
     if key.is_empty() {
-        return Err(Problem::new(Kind::InvalidKey, "the key is empty; write /kv/{key}"));
+        return Err(Problem::new(Kind::InvalidKey, "the key is empty"));
     }
     if key.len() > KEY_BYTES_MAX {
         return Err(Problem::too_large("the key", KEY_BYTES_MAX));
@@ -148,7 +152,7 @@ fn path_key(uri: &Uri) -> Result<Vec<u8>, Problem> {
     Ok(key)
 }
 
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+pub(crate) async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     match Limited::new(body, bytes_max).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large("the value", bytes_max)),

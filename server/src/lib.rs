@@ -17,8 +17,12 @@
 //! ```
 
 mod address;
+mod admin;
+mod cli;
+mod client;
 mod cluster;
 mod config;
+pub mod dialect;
 mod health;
 mod kv;
 mod percent;
@@ -29,6 +33,8 @@ mod serve;
 pub mod telemetry;
 
 pub use address::{Address, AddressError};
-pub use config::{Command, ConfigError, LogFormat, LogLevel, ServerConfig};
+pub use admin::{AdminError, Request};
+pub use cli::Command;
+pub use config::{ConfigError, LogFormat, LogLevel, ServerConfig};
 pub use router::app;
 pub use serve::{ServeError, serve};

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     match Command::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => serve(&config),
         Ok(Command::Inspect { dir, records }) => inspect(&dir, records),
+        Ok(Command::Admin(request)) => admin(request),
         Err(ConfigError::Information(text)) => {
             print!("{text}");
             ExitCode::SUCCESS
@@ -41,6 +42,20 @@ fn inspect(dir: &Path, records: bool) -> ExitCode {
             }
         }
         Err(error) => fail(&format_args!("{}: {error}", dir.display()), exit_code::FAILED),
+    }
+}
+
+fn admin(request: quorate::Request) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, exit_code::FAILED),
+    };
+    match runtime.block_on(request.run()) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, exit_code::FAILED),
     }
 }
 

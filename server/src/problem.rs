@@ -22,6 +22,9 @@
 //! | `disk-full` | 507 | there is no space on the leader's disk, or on those of too many voters; reads go on | 1 |
 //! | `stopping` | 503 | the node is stopping | 1 |
 //! | `not-live`, `not-ready` | 503 | the answer of `/livez`, `/readyz` when it is not `ok` | 1 |
+//! | `member-not-found` | 404 | no member has this name or id | |
+//! | `conflict` | 409 | a change of members that contradicts what is, or another one is under way | |
+//! | `would-lose-quorum` | 409 | the voters that can be reached would be no quorum afterwards | |
 //! | `outcome-unknown` | 504 | a write failed after it was sent on; `detail` says why | |
 //! | `storage` | 500 | the node's storage failed; the node stops itself, another one may answer | |
 //! | `internal` | 500 | the node does not understand its own state machine's answer | |
@@ -30,7 +33,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use quorate_io::{ReadError, Reason, WriteError};
+use quorate_io::{MemberError, ReadError, Reason, WriteError};
 use serde::Serialize;
 
 /// The `type` of a problem. See the module.
@@ -54,6 +57,9 @@ pub enum Kind {
     Stopping,
     NotLive,
     NotReady,
+    MemberNotFound,
+    Conflict,
+    WouldLoseQuorum,
     OutcomeUnknown,
     Storage,
     Internal,
@@ -82,6 +88,9 @@ impl Kind {
             Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "the node is stopping"),
             Self::NotLive => ("not-live", StatusCode::SERVICE_UNAVAILABLE, "the node is not live"),
             Self::NotReady => ("not-ready", StatusCode::SERVICE_UNAVAILABLE, "the node is not ready"),
+            Self::MemberNotFound => ("member-not-found", StatusCode::NOT_FOUND, "there is no such member"),
+            Self::Conflict => ("conflict", StatusCode::CONFLICT, "the change contradicts what is"),
+            Self::WouldLoseQuorum => ("would-lose-quorum", StatusCode::CONFLICT, "the cluster would lose its quorum"),
             Self::OutcomeUnknown => {
                 ("outcome-unknown", StatusCode::GATEWAY_TIMEOUT, "the write may or may not be applied")
             }
@@ -189,6 +198,20 @@ impl From<WriteError> for Problem {
                 Self::new(Kind::OutcomeUnknown, reason.to_string()).with_outcome(Outcome::Unknown)
             }
         }
+    }
+}
+
+impl From<MemberError> for Problem {
+    fn from(error: MemberError) -> Self {
+        let (kind, detail) = match error {
+            MemberError::NotFound(detail) => (Kind::MemberNotFound, detail),
+            MemberError::Conflict(detail) => (Kind::Conflict, detail),
+            MemberError::WouldLoseQuorum(detail) => (Kind::WouldLoseQuorum, detail),
+            MemberError::Unreachable(detail) => (Kind::Unreachable, detail),
+            MemberError::NotApplied(reason) => return WriteError::NotApplied(reason).into(),
+            MemberError::Unknown(reason) => return WriteError::Unknown(reason).into(),
+        };
+        Self::new(kind, detail).with_outcome(Outcome::NotApplied)
     }
 }
 

@@ -6,6 +6,10 @@
 //! | `GET /healthz`, `GET /livez` | `ok` while the node is alive |
 //! | `GET /readyz` | `ok` while the node can serve |
 //! | `GET /cluster/nodes` | members and what they are doing |
+//! | `POST /cluster/nodes` | adds a member |
+//! | `DELETE /cluster/nodes/{name}?force=` | removes one |
+//! | `POST /cluster/nodes/{name}/promote` | makes a learner a voter |
+//! | `POST /cluster/leader` | hands leadership over |
 //! | `GET /kv?prefix=&limit=&after=&consistency=` | a page of keys |
 //! | `GET /kv/{key}?consistency=` | one value |
 //! | `PUT /kv/{key}` | writes a value |
@@ -17,7 +21,7 @@
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use quorate_core::kv::Limits;
 use quorate_io::{Node, Platform};
 use serde::Serialize;
@@ -41,7 +45,10 @@ pub fn app<P: Platform>(node: Node<P>, limits: Limits) -> Router {
         .route("/healthz", get(health::live::<P>))
         .route("/livez", get(health::live::<P>))
         .route("/readyz", get(health::ready::<P>))
-        .route("/cluster/nodes", get(cluster::nodes::<P>))
+        .route("/cluster/nodes", get(cluster::nodes::<P>).post(cluster::add::<P>))
+        .route("/cluster/nodes/{name}", delete(cluster::remove::<P>))
+        .route("/cluster/nodes/{name}/promote", post(cluster::promote::<P>))
+        .route("/cluster/leader", post(cluster::transfer::<P>))
         .route("/kv", get(kv::list::<P>))
         // A wildcard matches no empty rest, and an empty key deserves a better answer than "no such path".
         .route("/kv/", one_key.clone())

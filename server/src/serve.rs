@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::address::Address;
 use crate::config::ServerConfig;
+use crate::dialect;
 use crate::router::app;
 
 /// How long requests that are under way get after a signal.
@@ -25,7 +26,7 @@ const DRAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// An API address is taken, or is not this machine's.
-    #[error("cannot listen at {address}: {error}; stop what listens there, or set --api-addr and --client-url")]
+    #[error("cannot listen at {address}: {error}; stop what listens there, or set another address")]
     Bind {
         /// The address.
         address: Address,
@@ -75,7 +76,7 @@ impl ServeError {
 pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
     let mut listeners = Vec::new();
     let mut bound = Vec::new();
-    for address in config.api_listen() {
+    for address in config.api_listen().iter().chain(config.front().map(|front| &front.listen)) {
         let (listener, address) =
             bind(address).await.map_err(|error| ServeError::Bind { address: address.clone(), error })?;
         listeners.push(listener);
@@ -92,7 +93,8 @@ pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
     });
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let starting = Node::start(TokioPlatform::default(), config.node_config(&bound), Kv);
+    let (api_bound, front_bound) = bound.split_at(config.api_listen().len());
+    let starting = Node::start(TokioPlatform::default(), config.node_config(api_bound), Kv);
     let node = tokio::select! {
         biased;
         node = starting => node.map_err(ServeError::Start)?,
@@ -104,9 +106,23 @@ pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
     };
     let (stop, stopping) = watch::channel(false);
     let mut servers = JoinSet::new();
-    for (listener, address) in listeners.into_iter().zip(&bound) {
-        tracing::info!(%address, "serving the API");
-        servers.spawn(serve_listener(listener, app(node.clone(), Limits::default()), stopping.clone()));
+    let api = api_bound.iter().map(|address| ("quorate", address, app(node.clone(), Limits::default())));
+    let front = config.front().into_iter().zip(front_bound).map(|(front, address)| {
+        (front.dialect.name(), address, dialect::app(front.dialect, node.clone(), Limits::default()))
+    });
+    for ((dialect, address, app), listener) in api.chain(front).zip(listeners) {
+        tracing::info!(%address, dialect, "serving the API");
+        servers.spawn(serve_listener(listener, app, stopping.clone()));
+    }
+    if let Some((address, request)) = config.front().and_then(|front| front.join.clone()) {
+        let stopped = stopped(stopping);
+        servers.spawn(async move {
+            tokio::select! {
+                biased;
+                () = stopped => {}
+                () = dialect::ask_to_join(address, request) => {}
+            }
+        });
     }
 
     let ended = tokio::select! {
@@ -142,16 +158,17 @@ async fn bind(address: &Address) -> io::Result<(TcpListener, Address)> {
     Ok((listener, bound))
 }
 
-async fn serve_listener(listener: TcpListener, app: Router, mut stopping: watch::Receiver<bool>) {
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // The sender outlives this; were it gone, stopping would be right too.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+async fn serve_listener(listener: TcpListener, app: Router, stopping: watch::Receiver<bool>) {
     let no_delay = |stream: &mut tokio::net::TcpStream| {
         // Only costs latency; a connection that is already gone fails here and then again at its first read.
         let _ = stream.set_nodelay(true);
     };
-    let stopped = async move {
-        // The sender outlives this; were it gone, stopping would be right too.
-        let _ = stopping.wait_for(|stop| *stop).await;
-    };
-    let server = axum::serve(listener.tap_io(no_delay), app).with_graceful_shutdown(stopped);
+    let server = axum::serve(listener.tap_io(no_delay), app).with_graceful_shutdown(stopped(stopping));
     if let Err(error) = server.into_future().await {
         tracing::error!(%error, "the API listener failed");
     }

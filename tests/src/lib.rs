@@ -20,6 +20,7 @@ mod process;
 mod random;
 mod small_disk;
 mod strace;
+mod walkthrough;
 
 pub use binary::quorate;
 pub use cluster::{Cluster, Member, Node, Nodes};
@@ -30,3 +31,4 @@ pub use process::{Process, Signal, output};
 pub use random::Random;
 pub use small_disk::SmallDisk;
 pub use strace::can_trace;
+pub use walkthrough::Walkthrough;

@@ -1,11 +1,15 @@
 //! The router, called without a socket.
 
+mod dialects;
+mod members;
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use quorate::ServerConfig;
+use quorate::dialect::Dialect;
 use quorate_core::kv::{KEY_BYTES_MAX, Kv, Limits};
 use quorate_io::Node;
 use quorate_io::tokio::TokioPlatform;
@@ -39,6 +43,11 @@ impl Server {
         Self { node, app }
     }
 
+    /// The same node's routes in another system's dialect.
+    fn in_dialect(&self, dialect: Dialect) -> Self {
+        Self { node: self.node.clone(), app: quorate::dialect::app(dialect, self.node.clone(), LIMITS) }
+    }
+
     async fn send(&self, method: &str, uri: &str, body: impl Into<Body>) -> Answer {
         let request = Request::builder().method(method).uri(uri).body(body.into()).expect("a request");
         let response = self.app.clone().oneshot(request).await.expect("the router does not fail");
@@ -53,6 +62,10 @@ impl Server {
 
     async fn put(&self, uri: &str, body: impl Into<Body>) -> Answer {
         self.send("PUT", uri, body).await
+    }
+
+    async fn post(&self, uri: &str, body: impl Into<Body>) -> Answer {
+        self.send("POST", uri, body).await
     }
 
     async fn delete(&self, uri: &str) -> Answer {
@@ -348,7 +361,7 @@ async fn nothing_there() {
         ("POST", "/kv/a", &["GET", "HEAD", "PUT", "DELETE"][..]),
         ("PATCH", "/kv/", &["GET", "HEAD", "PUT", "DELETE"]),
         ("PUT", "/kv", &["GET", "HEAD"]),
-        ("DELETE", "/cluster/nodes", &["GET", "HEAD"]),
+        ("DELETE", "/cluster/nodes", &["GET", "HEAD", "POST"]),
         ("POST", "/healthz", &["GET", "HEAD"]),
     ] {
         let answer = server.send(method, path, "").await;

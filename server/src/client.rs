@@ -1,0 +1,83 @@
+//! A client for one request to a running node.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Method, Request, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::address::Address;
+
+/// Longer than a node takes for anything it is asked.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// What a node answered.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// What went wrong, for people: the detail of a problem, or the whole body.
+    pub(crate) fn complaint(&self) -> String {
+        let problem = serde_json::from_slice::<serde_json::Value>(&self.body).unwrap_or_default();
+        let text = String::from_utf8_lossy(&self.body);
+        problem["detail"].as_str().unwrap_or_else(|| text.trim()).to_owned()
+    }
+}
+
+/// Why there is no answer. The request may have been carried out all the same, unless there was no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error("cannot connect to {0}: {1}")]
+    Connect(Address, std::io::Error),
+    #[error("no answer from {0}: {1}")]
+    Lost(Address, String),
+    #[error("no answer from {0} within {seconds} s", seconds = TIMEOUT.as_secs())]
+    Timeout(Address),
+}
+
+/// Sends one request with a JSON body, or with none, on a connection of its own.
+pub(crate) async fn send(
+    to: &Address,
+    method: Method,
+    target: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Answer, ClientError> {
+    let lost = |error: &dyn std::fmt::Display| ClientError::Lost(to.clone(), error.to_string());
+    let exchange = async {
+        let stream = TcpStream::connect(to.dialled().to_string()).await;
+        let stream = stream.map_err(|error| ClientError::Connect(to.clone(), error))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(&e))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, to.to_string())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.map_or_else(Body::empty, Body::from))
+            .map_err(|e| lost(&e))?;
+        let answered = async {
+            let response = sender.send_request(request).await.map_err(|e| lost(&e))?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| lost(&e))?;
+            Ok(Answer { status, body: body.to_bytes() })
+        };
+        // The connection is what moves the bytes; it is done with, or broken, when the answer is there.
+        let mut answered = std::pin::pin!(answered);
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer,
+            _ = connection => answered.await,
+        }
+    };
+    tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(ClientError::Timeout(to.clone())))
+}
