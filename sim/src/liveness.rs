@@ -6,8 +6,9 @@
 //! [`Core`]. Its members must serve writes and linearizable reads, each through itself, and apply the same, in bounded
 //! time, and again after two election timeouts: an outsider that is heard and hears nobody must not go on disturbing.
 //!
-//! A core is made of nodes of whom something may be demanded. A drawn member whose log was damaged, or that is gone, is
-//! exchanged for an outsider that is whole. There is none if too few are left, or if a member has never heard that the
+//! A core is made of nodes of whom something may be demanded. A drawn member whose log or store was damaged, or that is
+//! gone, is exchanged for an outsider that is whole: a member that must build its store anew may need the state of a node
+//! that is none, if the other members had not got so far. There is none if too few are left, or if a member has never heard that the
 //! cluster was founded, which takes all founders; a stall is legitimate then, and is counted.
 //!
 //! The bound, with E the longest election timeout (ten heartbeats):
@@ -50,7 +51,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The plan's core with the members that are fit for it, or why there is none.
 fn fit(cluster: &Cluster, drawn: &Core) -> Result<Core, &'static str> {
-    let whole = |node: u32| !cluster.atlas.has_damaged_log(node) && !cluster.atlas.is_gone(node);
+    let atlas = &cluster.atlas;
+    let whole = |node: u32| !atlas.has_damaged_log(node) && !atlas.is_gone(node) && atlas.has_whole_store(node);
     let mut core = drawn.clone();
     for member in &mut core.members {
         if whole(*member) {
