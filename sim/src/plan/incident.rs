@@ -102,14 +102,18 @@ impl Scene<'_> {
         self.purges_soon();
         let (node, back) = (self.node(), time.end);
         self.send_away(node, time.clone());
-        let points: Vec<&CrashPoint> = CRASH_POINTS.iter().filter(|point| point.is_of_an_install()).collect();
         for _ in 0..self.rng.between(1, 2) {
-            let point = points[self.rng.below(points.len() as u64) as usize];
-            let (victim, power) = (Victim::Node(node), self.rng.chance(600));
-            let down_ms = self.rng.skewed(5, 1_000);
-            let kind = FaultKind::Disk(DiskFault::CrashPoint { victim, point, nth: 1, power });
-            self.add(back - 1..back - 1 + down_ms, kind);
+            self.crash_while_installing(Victim::Node(node), back - 1);
         }
+    }
+
+    /// A node does not get through with the next snapshot that it installs.
+    fn crash_while_installing(&mut self, victim: Victim, from: u64) {
+        let points: Vec<&CrashPoint> = CRASH_POINTS.iter().filter(|point| point.is_of_an_install()).collect();
+        let point = points[self.rng.below(points.len() as u64) as usize];
+        let (power, down_ms) = (self.rng.chance(600), self.rng.skewed(5, 1_000));
+        let kind = FaultKind::Disk(DiskFault::CrashPoint { victim, point, nth: 1, power });
+        self.add(from..from + down_ms, kind);
     }
 
     /// What a node lacks has left the caches of the others, and rots before they read it again for it.
@@ -136,6 +140,10 @@ impl Scene<'_> {
         let end = time.start + self.rng.between(1_200, 2_400);
         self.add(time.start..end, FaultKind::LeaderHalfDeaf(false));
         self.add(cut_off..end, FaultKind::IsolateLeader);
+        // It has entries of its own by then, perhaps more than the snapshot that it gets covers.
+        if self.rng.chance(500) {
+            self.crash_while_installing(Victim::Leader, time.start);
+        }
     }
 
     /// Machines on one host are suspended together: the others do not hear of them, and when they go on time has passed.
