@@ -12,7 +12,7 @@ use quorate_core::StateMachine;
 use quorate_core::config::Timing;
 use quorate_core::disk::Wake;
 use quorate_core::founding::FoundingList;
-use quorate_io::types::Types;
+use quorate_io::types::{Types, vote_from};
 use quorate_io::{Node, NodeConfig, Storage};
 
 use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall, KEEPS_WHOLE_STORES, is_vital_failure};
@@ -349,6 +349,11 @@ impl Boot {
         }
         if let Err(missed) = self.atlas.started(number, self.machine.drive()) {
             witness.report(Violation::new(DAMAGE_IS_FOUND, missed, vec![]));
+        }
+        if !self.atlas.has_damaged_log(number)
+            && let Ok(vote) = node.log().clone().get_log_reader().await.read_vote().await
+        {
+            witness.started(number, vote.as_ref().map(|vote| vote_from(vote).term));
         }
         if self.torn {
             witness.reached("torn tails cut");

@@ -10,6 +10,7 @@ mod connection;
 mod core;
 mod disk;
 mod draw;
+mod incident;
 mod strategy;
 mod text;
 

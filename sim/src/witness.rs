@@ -353,6 +353,11 @@ impl Witness {
         newest.take(2).find(|(_, facts)| facts.base.is_some()).is_some_and(|(_, facts)| facts.tail == Tail::Torn)
     }
 
+    /// A node has started, and this is the term that its log says it was in, or a newer one.
+    pub fn started(&self, node: u32, term: Option<u64>) {
+        self.note(|o| o.votes.observe_start(Self::at(node), term));
+    }
+
     /// What is on a node's medium: the votes that it could have told anybody are among it, and the entries that it could
     /// have acknowledged. What is only in the cache was never told, and a power loss may take it before the next process
     /// has made it durable. Returns how many segments end in something that is no valid batch.

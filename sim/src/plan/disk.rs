@@ -156,13 +156,14 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
     let (mut at_ms, mut faults) = (rng.between(0, 2_500), Vec::new());
     while at_ms < heal_ms {
         let mut kind = draw_kind(rng, &weights, nodes);
-        faults.extend(send_away(rng, &mut kind, nodes, heal_ms, bursts_ms));
+        let away = send_away(rng, &mut kind, nodes, heal_ms, bursts_ms);
         let at_start = matches!(kind, DiskFault::CrashPoint { .. } | DiskFault::Fail { .. });
-        let begins = match () {
-            () if is_of_an_install(&kind) => 0,
-            () if at_start && rng.chance(AT_START_PER_MILLE) => 0,
-            () if rng.chance(500) => in_a_burst(rng, bursts_ms),
-            () => at_ms,
+        let begins = match &away {
+            _ if at_start && rng.chance(AT_START_PER_MILLE) => 0,
+            // Not what a new node does when it makes its first store.
+            Some(away) => away.at_ms,
+            None if rng.chance(500) => in_a_burst(rng, bursts_ms),
+            None => at_ms,
         };
         let for_ms = match kind {
             // It takes some writes to notice, and a second to recover.
@@ -170,6 +171,7 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u6
             _ => rng.skewed(5, for_ms_max),
         };
         let for_ms = for_ms.min(heal_ms - begins);
+        faults.extend(away);
         faults.push(Fault { at_ms: begins, for_ms, kind: FaultKind::Disk(kind) });
         at_ms += rng.between(1, 2 * every_ms);
     }

@@ -1,6 +1,6 @@
 //! How a seed becomes a plan.
 
-use super::{Core, Fault, FaultKind, Plan, Setup, Victim, Workload, clock, connection, disk};
+use super::{Core, Fault, FaultKind, Plan, Setup, Victim, Workload, clock, connection, disk, incident};
 use crate::rng::SplitMix;
 
 impl Plan {
@@ -14,6 +14,8 @@ impl Plan {
         workload.draw_bulk(&mut SplitMix::labelled(seed, "bulk"));
         let mut setup = Setup::draw(&mut SplitMix::labelled(seed, "setup"));
         setup.clocks = clock::draw_setup(&mut SplitMix::labelled(seed, "clocks"), nodes);
+        let mut incident = SplitMix::labelled(seed, "incident");
+        let incident = incident::draw(&mut incident, nodes, heal_ms, &mut setup, &mut workload.bursts_ms);
         let concerns: [(&str, DrawFaults); 4] = [
             ("faults", draw_faults),
             ("disk faults", disk::draw),
@@ -22,9 +24,11 @@ impl Plan {
         ];
         let drawn = concerns
             .map(|(label, draw)| draw(&mut SplitMix::labelled(seed, label), nodes, heal_ms, &workload.bursts_ms));
-        let mut faults = drawn.concat();
+        let mut faults = if incident.is_alone { Vec::new() } else { drawn.concat() };
         faults.sort_by_key(|fault| fault.at_ms);
         keep_quiet(&mut SplitMix::labelled(seed, "quiet"), &mut faults, heal_ms);
+        faults.extend(incident.faults);
+        faults.sort_by_key(|fault| fault.at_ms);
         let core = Core::draw(seed, nodes);
         Self { seed, nodes, heal_ms, canary: false, setup, workload, faults, core }
     }
@@ -60,7 +64,7 @@ impl Setup {
             snapshot_every_entries: if often { rng.between(3, 40) } else { rng.between(200, 2_000) },
             keep_entries: if often { rng.below(8) } else { rng.below(200) },
             segment_kib: [32, 32, 32, 64, 64, 64, 128, 256][rng.below(8) as usize],
-            cache_bytes: if rng.chance(500) { 1 << 20 } else { rng.below(8_000) as usize },
+            cache_bytes: [1 << 20, 1 << 20, rng.below(8_000), rng.below(200)][rng.below(4) as usize] as usize,
             latency_us: rng.skewed(50, 5_000),
             heartbeat_ms: if rng.chance(400) { 50 } else { rng.between(50, 150) },
             sync_us_max: [(200, 2_000), (2_000, 20_000), (20_000, 50_000)].map(|(low, high)| rng.between(low, high))

@@ -106,6 +106,8 @@ fn votes_are_durable_before_they_are_told() {
     oracle.observe_disk(at(2, 40), None).expect("another node");
     assert_eq!(property(oracle.observe_disk(at(1, 50), Some(1))), DURABLE_VOTE);
     assert_eq!(property(oracle.observe_disk(at(1, 50), None)), DURABLE_VOTE);
+    oracle.observe_start(at(1, 60), Some(2)).expect("it goes on where it was");
+    assert_eq!(property(oracle.observe_start(at(1, 70), None)), DURABLE_VOTE);
 }
 
 #[test]

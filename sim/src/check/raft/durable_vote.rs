@@ -30,13 +30,23 @@ impl DurableVote {
     /// # Errors
     /// It has told others of a higher one.
     pub fn observe_disk(&self, at: At, term: Option<u64>) -> Result<(), Violation> {
+        self.compare(at, term, "finds", "on its disk")
+    }
+
+    /// `at.node` has started, and goes on in `term`.
+    ///
+    /// # Errors
+    /// It has told others of a higher one.
+    pub fn observe_start(&self, at: At, term: Option<u64>) -> Result<(), Violation> {
+        self.compare(at, term, "starts in", "by its log")
+    }
+
+    fn compare(&self, at: At, term: Option<u64>, does: &str, by: &str) -> Result<(), Violation> {
         match self.told.get(&at.node) {
             Some((told, before)) if Some(*told) > term => {
                 let at_ns = before.time_ns;
-                violation(
-                    DURABLE_VOTE,
-                    format!("{at} finds term {term:?} on its disk, and was in {told} at {at_ns} ns"),
-                )
+                let what = format!("{at} {does} term {term:?} {by}, and was in {told} at {at_ns} ns");
+                violation(DURABLE_VOTE, what)
             }
             _ => Ok(()),
         }
