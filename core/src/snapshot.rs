@@ -31,7 +31,7 @@ mod parts;
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub use manifest::Manifest;
-pub use parts::{Part, PartReader};
+pub use parts::{BackupVerifier, Part, PartReader};
 
 /// A chunk is closed once its body has this many bytes; so it is larger by at most one pair.
 pub const CHUNK_BYTES: usize = 256 * 1024;

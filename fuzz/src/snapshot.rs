@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_core::snapshot::{
-    CHUNK_HEADER_BYTES, Chunk, ChunkVerifier, ChunkWriter, FORMAT_VERSION, Manifest, SnapshotError, Trailer, chunk_len,
+    BackupVerifier, CHUNK_HEADER_BYTES, Chunk, ChunkVerifier, ChunkWriter, FORMAT_VERSION, Manifest, SnapshotError,
+    Trailer, chunk_len,
 };
 
 use super::input::Input;
@@ -57,10 +58,18 @@ fn decoders(bytes: &Bytes) {
     }
 }
 
+/// How many pairs a backup has.
+fn backup(parts: &[&[u8]]) -> Result<u64, SnapshotError> {
+    let mut verifier = BackupVerifier::default();
+    parts.iter().try_for_each(|part| verifier.push(part))?;
+    verifier.finish()
+}
+
 /// Every decoder, with checksums as they come and with checksums put right; then a whole snapshot with changes, which
 /// is refused or yields exactly the pairs that were written.
 pub fn snapshot(data: &[u8]) {
     decoders(&Bytes::copy_from_slice(data));
+    let _ = backup(&[data]);
     let header_rest = CHUNK_HEADER_BYTES - 16;
     let (before_len, body) = data.split_at(header_rest.min(data.len()));
     if before_len.len() == header_rest {
@@ -107,8 +116,15 @@ fn changed(data: &[u8]) {
             _ => {}
         }
     }
+    let manifest = Manifest::default().encode();
+    let parts = [&[&manifest], &*chunks].concat();
+    let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).chain([&*trailer]).collect();
+    let pairs = backup(&parts);
     if let Ok(read) = verify(&chunks, &trailer) {
+        assert_eq!(pairs, Ok(read.len() as u64));
         assert_eq!(read, written);
+    } else {
+        assert!(pairs.is_err(), "a backup of parts that do not fit");
     }
 }
 

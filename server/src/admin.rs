@@ -14,7 +14,7 @@ use crate::percent;
 pub(crate) struct Api {
     /// Address of the REST API of any node
     #[arg(long, env = "QUORATE_API", value_name = "ADDR", default_value = "http://127.0.0.1:8080")]
-    api: Address,
+    pub(crate) api: Address,
 }
 
 #[derive(Clone, Debug, Subcommand)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::address::Address;
 use crate::admin;
 use crate::config::{ConfigError, NodeArgs, ServerConfig};
 use crate::dialect::Dialect;
@@ -26,6 +27,21 @@ enum Task {
     /// Hand the leadership of a running cluster over
     #[command(subcommand, disable_help_subcommand = true, arg_required_else_help = false)]
     Leader(admin::LeaderTask),
+    /// Write a backup of a running cluster to a new file
+    Backup {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        api: admin::Api,
+    },
+    /// Make the data directory of a node from a backup; the node is then alone in a new cluster, and others may join it.
+    /// Takes the flags and variables of the node that is to be
+    Restore {
+        /// What `quorate backup` wrote
+        file: PathBuf,
+        #[command(flatten)]
+        node: Box<NodeArgs>,
+    },
 }
 
 /// A durable, linearizable JSON key-value store over REST.
@@ -57,6 +73,20 @@ pub enum Command {
     },
     /// `quorate member …`, `quorate leader …`: to ask a running cluster for something.
     Admin(admin::Request),
+    /// `quorate backup`: to get a backup from a running cluster.
+    Backup {
+        /// The file that is to be written.
+        file: PathBuf,
+        /// The API of any node.
+        api: Address,
+    },
+    /// `quorate restore`: to make a node from a backup.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// The node that is to be.
+        config: Box<ServerConfig>,
+    },
 }
 
 impl Command {
@@ -74,6 +104,10 @@ impl Command {
             Some(Task::Inspect { dir, records }) => Ok(Self::Inspect { dir, records }),
             Some(Task::Member(task)) => Ok(Self::Admin(task.into())),
             Some(Task::Leader(task)) => Ok(Self::Admin(task.into())),
+            Some(Task::Backup { file, api }) => Ok(Self::Backup { file, api: api.api }),
+            Some(Task::Restore { file, node }) => {
+                Ok(Self::Restore { file, config: Box::new(ServerConfig::from_args(*node)?) })
+            }
             None => Ok(Self::Serve(Box::new(ServerConfig::from_args(cli.node)?))),
         }
     }
@@ -129,6 +163,8 @@ mod tests {
             ("member add n4", "PEER_ADDR"),
             ("member add n4 n4", "port"),
             ("member remove", "<WHO>"),
+            ("backup", "<FILE>"),
+            ("restore b --peer-url nowhere", "--peer-url"),
             ("member list --api nowhere", "--api"),
             ("--name n1 member list", "member"),
         ] {

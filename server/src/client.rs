@@ -1,11 +1,13 @@
 //! A client for one request to a running node.
 
+use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Method, Request, header};
+use axum::http::{Method, Request, Response, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -38,11 +40,14 @@ impl Answer {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     #[error("cannot connect to {0}: {1}")]
-    Connect(Address, std::io::Error),
+    Connect(Address, io::Error),
     #[error("no answer from {0}: {1}")]
     Lost(Address, String),
     #[error("no answer from {0} within {seconds} s", seconds = TIMEOUT.as_secs())]
     Timeout(Address),
+    /// Whoever was to have the answer did not take it.
+    #[error("{0}")]
+    Taken(io::Error),
 }
 
 /// Sends one request with a JSON body, or with none, on a connection of its own.
@@ -52,32 +57,74 @@ pub(crate) async fn send(
     target: &str,
     body: Option<Vec<u8>>,
 ) -> Result<Answer, ClientError> {
-    let lost = |error: &dyn std::fmt::Display| ClientError::Lost(to.clone(), error.to_string());
-    let exchange = async {
+    let answered = exchange(to, method, target, body, async |response| collect(to, response).await);
+    within(to, answered).await
+}
+
+/// Gets something large, which is handed over as it comes; `Some` is a refusal.
+pub(crate) async fn download(
+    to: &Address,
+    target: &str,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<Option<Answer>, ClientError> {
+    let taken = async |response: Response<Incoming>| {
+        if !response.status().is_success() {
+            return within(to, collect(to, response)).await.map(Some);
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = within(to, async { Ok(body.frame().await) }).await? {
+            let frame = frame.map_err(|error| lost(to, &error))?;
+            frame.data_ref().map_or(Ok(()), |bytes| take(bytes)).map_err(ClientError::Taken)?;
+        }
+        Ok(None)
+    };
+    exchange(to, Method::GET, target, None, taken).await
+}
+
+fn lost(to: &Address, error: &dyn std::fmt::Display) -> ClientError {
+    ClientError::Lost(to.clone(), error.to_string())
+}
+
+async fn within<T>(to: &Address, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(ClientError::Timeout(to.clone())))
+}
+
+async fn collect(to: &Address, response: Response<Incoming>) -> Result<Answer, ClientError> {
+    let status = response.status().as_u16();
+    let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| lost(to, &e))?;
+    Ok(Answer { status, body: body.to_bytes() })
+}
+
+/// Sends a request, waits for the answer to begin, and lets `take` have the rest.
+async fn exchange<T>(
+    to: &Address,
+    method: Method,
+    target: &str,
+    body: Option<Vec<u8>>,
+    take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let opened = async {
         let stream = TcpStream::connect(to.dialled().to_string()).await;
         let stream = stream.map_err(|error| ClientError::Connect(to.clone(), error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(&e))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(target)
-            .header(header::HOST, to.to_string())
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body.map_or_else(Body::empty, Body::from))
-            .map_err(|e| lost(&e))?;
-        let answered = async {
-            let response = sender.send_request(request).await.map_err(|e| lost(&e))?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| lost(&e))?;
-            Ok(Answer { status, body: body.to_bytes() })
-        };
-        // The connection is what moves the bytes; it is done with, or broken, when the answer is there.
-        let mut answered = std::pin::pin!(answered);
-        tokio::select! {
-            biased;
-            answer = &mut answered => answer,
-            _ = connection => answered.await,
-        }
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(to, &e))
     };
-    tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(ClientError::Timeout(to.clone())))
+    let (mut sender, connection) = within(to, opened).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::HOST, to.to_string())
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(body.map_or_else(Body::empty, Body::from))
+        .map_err(|e| lost(to, &e))?;
+    let answered = async {
+        let response = within(to, async { sender.send_request(request).await.map_err(|e| lost(to, &e)) }).await?;
+        take(response).await
+    };
+    // The connection is what moves the bytes; it is done with, or broken, when the answer is there.
+    let mut answered = std::pin::pin!(answered);
+    tokio::select! {
+        biased;
+        answer = &mut answered => answer,
+        _ = connection => answered.await,
+    }
 }

@@ -18,6 +18,7 @@
 
 mod address;
 mod admin;
+mod backup;
 mod cli;
 mod client;
 mod cluster;
@@ -34,6 +35,7 @@ pub mod telemetry;
 
 pub use address::{Address, AddressError};
 pub use admin::{AdminError, Request};
+pub use backup::{BackupError, back_up, restore_from};
 pub use cli::Command;
 pub use config::{ConfigError, LogFormat, LogLevel, ServerConfig};
 pub use router::app;

@@ -1,9 +1,10 @@
 //! The `quorate` server.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
 
-use quorate::{Command, ConfigError, ServerConfig};
+use quorate::{BackupError, Command, ConfigError, ServerConfig};
 use quorate_io::node::exit_code;
 use quorate_io::tokio::RealDisk;
 
@@ -11,7 +12,9 @@ fn main() -> ExitCode {
     match Command::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => serve(&config),
         Ok(Command::Inspect { dir, records }) => inspect(&dir, records),
-        Ok(Command::Admin(request)) => admin(request),
+        Ok(Command::Admin(request)) => task(request.run(), |_| exit_code::FAILED),
+        Ok(Command::Backup { file, api }) => task(quorate::back_up(&api, &file), BackupError::exit_code),
+        Ok(Command::Restore { file, config }) => task(quorate::restore_from(&file, &config), BackupError::exit_code),
         Err(ConfigError::Information(text)) => {
             print!("{text}");
             ExitCode::SUCCESS
@@ -45,21 +48,22 @@ fn inspect(dir: &Path, records: bool) -> ExitCode {
     }
 }
 
-fn admin(request: quorate::Request) -> ExitCode {
+/// Does something that is over soon, and prints what it says.
+fn task<E: Display>(task: impl Future<Output = Result<String, E>>, code: impl Fn(&E) -> u8) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, exit_code::FAILED),
     };
-    match runtime.block_on(request.run()) {
+    match runtime.block_on(task) {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Err(error) => fail(&error, exit_code::FAILED),
+        Err(error) => fail(&error, code(&error)),
     }
 }
 
-fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+fn fail(error: &dyn Display, code: u8) -> ExitCode {
     eprintln!("quorate: {error}");
     ExitCode::from(code)
 }

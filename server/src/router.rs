@@ -10,6 +10,7 @@
 //! | `DELETE /cluster/nodes/{name}?force=` | removes one |
 //! | `POST /cluster/nodes/{name}/promote` | makes a learner a voter |
 //! | `POST /cluster/leader` | hands leadership over |
+//! | `GET /cluster/snapshot` | a backup |
 //! | `GET /kv?prefix=&limit=&after=&consistency=` | a page of keys |
 //! | `GET /kv/{key}?consistency=` | one value |
 //! | `PUT /kv/{key}` | writes a value |
@@ -28,7 +29,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::problem::{Kind, Problem};
-use crate::{cluster, health, kv};
+use crate::{backup, cluster, health, kv};
 
 /// What every handler is given.
 #[derive(Clone)]
@@ -49,6 +50,7 @@ pub fn app<P: Platform>(node: Node<P>, limits: Limits) -> Router {
         .route("/cluster/nodes/{name}", delete(cluster::remove::<P>))
         .route("/cluster/nodes/{name}/promote", post(cluster::promote::<P>))
         .route("/cluster/leader", post(cluster::transfer::<P>))
+        .route("/cluster/snapshot", get(backup::snapshot::<P>))
         .route("/kv", get(kv::list::<P>))
         // A wildcard matches no empty rest, and an empty key deserves a better answer than "no such path".
         .route("/kv/", one_key.clone())

@@ -2,7 +2,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{CHUNK_HEADER_BYTES, Manifest, SnapshotError, TRAILER_BYTES, Trailer, chunk_len, damaged, manifest};
+use super::{
+    CHUNK_HEADER_BYTES, ChunkVerifier, Manifest, SnapshotError, TRAILER_BYTES, Trailer, chunk_len, damaged, manifest,
+};
 use crate::wire::FRAME_BYTES_MAX;
 
 /// One part of a snapshot.
@@ -100,12 +102,46 @@ impl PartReader {
     }
 }
 
+/// Says whether the bytes that are pushed are one whole backup.
+#[derive(Debug, Default)]
+pub struct BackupVerifier {
+    reader: PartReader,
+    chunks: ChunkVerifier,
+    pairs: u64,
+}
+
+impl BackupVerifier {
+    /// Checks the next bytes.
+    ///
+    /// # Errors
+    /// Something in them is damaged, or not what must come.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.reader.push(bytes);
+        while let Some(part) = self.reader.next_part()? {
+            match part {
+                Part::Manifest(_) => {}
+                Part::Chunk(chunk) => self.pairs += self.chunks.chunk(&chunk)?.pairs.len() as u64,
+                Part::Trailer(trailer) => self.chunks.finish(&trailer)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// There are no more bytes: how many pairs there were.
+    ///
+    /// # Errors
+    /// Something is missing.
+    pub fn finish(&self) -> Result<u64, SnapshotError> {
+        self.reader.finish().map(|()| self.pairs)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::{ChunkVerifier, ChunkWriter};
+    use crate::snapshot::ChunkWriter;
     use crate::types::LogId;
 
     fn backup(pairs: u32) -> (Vec<Part>, Vec<u8>) {
@@ -131,29 +167,24 @@ mod tests {
         (parts, bytes)
     }
 
-    fn read(bytes: &[u8], step: usize) -> Result<Vec<Part>, SnapshotError> {
-        let (mut reader, mut parts) = (PartReader::default(), Vec::new());
-        let mut verifier = ChunkVerifier::default();
+    fn read(bytes: &[u8], step: usize) -> Result<(Vec<Part>, u64), SnapshotError> {
+        let (mut reader, mut parts, mut verifier) = (PartReader::default(), Vec::new(), BackupVerifier::default());
         for piece in bytes.chunks(step) {
+            verifier.push(piece)?;
             reader.push(piece);
             while let Some(part) = reader.next_part()? {
-                match &part {
-                    Part::Chunk(chunk) => drop(verifier.chunk(chunk)?),
-                    Part::Trailer(trailer) => verifier.finish(trailer)?,
-                    Part::Manifest(_) => {}
-                }
                 parts.push(part);
             }
         }
         reader.finish()?;
-        Ok(parts)
+        Ok((parts, verifier.finish()?))
     }
 
     proptest! {
         #[test]
         fn parts_come_back_however_the_bytes_are_cut(pairs in 0_u32..20, step in 1_usize..500) {
             let (parts, bytes) = backup(pairs);
-            prop_assert_eq!(read(&bytes, step), Ok(parts));
+            prop_assert_eq!(read(&bytes, step), Ok((parts, u64::from(pairs))));
         }
 
         #[test]
