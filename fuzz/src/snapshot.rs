@@ -117,8 +117,8 @@ fn changed(data: &[u8]) {
         }
     }
     let manifest = Manifest::default().encode();
-    let parts = [&[&manifest], &*chunks].concat();
-    let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).chain([&*trailer]).collect();
+    let encoded = std::iter::once(&manifest).chain(&chunks).map(|part| &**part);
+    let parts: Vec<&[u8]> = encoded.chain([&*trailer]).collect();
     let pairs = backup(&parts);
     if let Ok(read) = verify(&chunks, &trailer) {
         assert_eq!(pairs, Ok(read.len() as u64));

@@ -133,5 +133,7 @@ pub async fn restore_from(path: &Path, config: &ServerConfig) -> Result<String, 
     });
     let restored = restore(&TokioPlatform::default(), &config.node_config(&[]), pieces).await?;
     let (keys, cluster, node) = (restored.pairs, restored.cluster_id, restored.node_id);
-    Ok(format!("restored {keys} keys as node {node}, alone in the new cluster {cluster}; start it, and let others join\n"))
+    Ok(format!(
+        "restored {keys} keys as node {node}, alone in the new cluster {cluster}; start it, and let others join\n"
+    ))
 }

@@ -9,6 +9,7 @@
 //! a test lives in one directory under the target directory, which is removed if the test succeeds; if it fails, the
 //! ends of the processes' logs are printed.
 
+mod admin;
 mod binary;
 mod cluster;
 mod directory;
@@ -22,6 +23,7 @@ mod small_disk;
 mod strace;
 mod walkthrough;
 
+pub use admin::{ask, done, start_alone, voters};
 pub use binary::quorate;
 pub use cluster::{Cluster, Member, Node, Nodes};
 pub use directory::Directory;

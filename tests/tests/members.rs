@@ -1,58 +1,10 @@
 //! Changing the members of running clusters through the REST API and the command line, and restarting them one by one.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use e2e::{Cluster, DEADLINE, Directory, Node, Nodes, Random, Signal, eventually, http, kv, output, quorate};
-
-/// `quorate` with these words, about the cluster of a node: exit code, stdout, stderr.
-fn ask(node: &Node, words: &str) -> (i32, String, String) {
-    let mut command = quorate();
-    command.args(words.split_whitespace()).args(["--api", &format!("127.0.0.1:{}", node.api_port)]);
-    let output = output(command);
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("it was not killed"), text(output.stdout), text(output.stderr))
-}
-
-/// As [`ask`], until it succeeds: another change may still be under way. Returns what it printed.
-fn done(node: &Node, words: &str) -> String {
-    eventually(words, DEADLINE, || match ask(node, words) {
-        (0, stdout, stderr) => {
-            assert_eq!(stderr, "");
-            Ok(stdout)
-        }
-        (code, _, stderr) => {
-            assert!(code == 1 && stderr.starts_with("quorate: ") && stderr.lines().count() == 1, "{code} {stderr}");
-            Err(stderr)
-        }
-    })
-}
-
-/// A node with these flags beside those of every node.
-fn start(node: &mut Node, flags: &[&str]) {
-    let mut command: Command = quorate();
-    command.args(["--name", &node.name, "--api-addr", &format!("127.0.0.1:{}", node.api_port)]);
-    command.args(["--peer-url", &format!("127.0.0.1:{}", node.peer_port), "--data-dir"]).arg(&node.data_dir);
-    node.start({
-        command.args(flags);
-        command
-    });
-}
-
-/// Waits until a node says that these are the voters, and no others are members.
-fn voters(node: &Node, names: &[&str]) -> Nodes {
-    eventually(&format!("{} says that {names:?} vote", node.name), DEADLINE, || {
-        let nodes = node.nodes()?;
-        let mut seen: Vec<_> = nodes.nodes.iter().map(|node| (node.name.as_str(), node.voter)).collect();
-        seen.sort_unstable();
-        match seen.into_iter().eq(names.iter().map(|name| (*name, true))) {
-            true => Ok(nodes),
-            false => Err(format!("{nodes:?}")),
-        }
-    })
-}
+use e2e::{Cluster, DEADLINE, Directory, Node, Random, Signal, ask, done, eventually, http, kv, start_alone, voters};
 
 fn peer(node: &Node) -> String {
     format!("127.0.0.1:{}", node.peer_port)
@@ -62,15 +14,15 @@ fn peer(node: &Node) -> String {
 fn from_one_to_three_and_back_by_the_command_line() {
     let directory = Directory::new("members-cli");
     let mut nodes: Vec<_> = (1..=4).map(|number| Node::new(&format!("n{number}"), &directory)).collect();
-    start(&mut nodes[0], &[]);
+    start_alone(&mut nodes[0], &[]);
     nodes[0].wait_ready();
     nodes[0].client().put("a", "1").done().expect("nothing is wrong");
 
     // One joins by itself, one waits to be added.
     let first = peer(&nodes[0]);
-    start(&mut nodes[1], &["--join", &first]);
+    start_alone(&mut nodes[1], &["--join", &first]);
     voters(&nodes[0], &["n1", "n2"]);
-    start(&mut nodes[2], &["--initial-cluster-state", "existing"]);
+    start_alone(&mut nodes[2], &["--initial-cluster-state", "existing"]);
     let printed = done(&nodes[1], &format!("member add n3 {}", peer(&nodes[2])));
     assert!(printed.starts_with("added n3 ("), "{printed}");
     voters(&nodes[0], &["n1", "n2", "n3"]);
@@ -92,7 +44,7 @@ fn from_one_to_three_and_back_by_the_command_line() {
     });
 
     // A learner that shall stay one is promoted when somebody says so.
-    start(&mut nodes[3], &["--initial-cluster-state", "existing"]);
+    start_alone(&mut nodes[3], &["--initial-cluster-state", "existing"]);
     done(&nodes[0], &format!("member add n4 {} --learner", peer(&nodes[3])));
     eventually("n4 learns", DEADLINE, || match nodes[0].nodes()?.with_status("learner").contains("n4") {
         true => Ok(()),
@@ -106,7 +58,7 @@ fn from_one_to_three_and_back_by_the_command_line() {
         let name = nodes[gone].name.clone();
         done(&nodes[0], &format!("member remove {name}"));
         assert_eq!(nodes[gone].ended().code(), Some(5), "{name} was removed");
-        start(&mut nodes[gone], &["--initial-cluster-state", "existing"]);
+        start_alone(&mut nodes[gone], &["--initial-cluster-state", "existing"]);
         assert_eq!(nodes[gone].ended().code(), Some(5), "{name} is no member");
         let log = std::fs::read_to_string(&nodes[gone].log).expect("it logged");
         assert!(log.contains("removed"), "{log}");

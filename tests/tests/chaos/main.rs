@@ -1,13 +1,14 @@
 //! Clients write, read and delete while nodes are killed and restarted; then the history of what they saw is checked by
 //! the simulator's two checkers. Once with three nodes and all kinds of attacks, once with a lone node that is killed two
-//! hundred times.
+//! hundred times, once while members come and go.
 //!
 //! `E2E_CHAOS_SECS` says for how long (60), `E2E_CHAOS_SEED` repeats the choices (not the timing) of a run.
 
 // By path: linking the simulator would put its clock and its entropy source under this process.
 #[allow(dead_code, unused_imports, reason = "the checkers of the simulator's own runs are in there too")]
-#[path = "../../sim/src/check/mod.rs"]
+#[path = "../../../sim/src/check/mod.rs"]
 mod check;
+mod members;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +19,7 @@ use check::history::{self, Consistency, Op, Operation, Outcome, Recorder};
 use check::linearizability::{self, Verdict};
 use check::revision_order::{self, Evidence};
 use e2e::kv::{self, Answer};
-use e2e::{Cluster, DEADLINE, Random, Signal, eventually};
+use e2e::{Cluster, DEADLINE, Directory, Node, Random, Signal, eventually};
 
 const CLIENTS: usize = 6;
 const KEYS: usize = 12;
@@ -41,6 +42,14 @@ struct Record {
 }
 
 impl Record {
+    fn new() -> Self {
+        Self { recorder: Mutex::default(), start: Instant::now(), over: AtomicBool::new(false) }
+    }
+
+    fn finish(self) -> Vec<Operation> {
+        self.recorder.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
+    }
+
     fn now_ns(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).expect("centuries fit")
     }
@@ -50,15 +59,14 @@ impl Record {
         recorder.invoke(client, self.now_ns(), op)
     }
 
-    fn complete(&self, index: usize, outcome: Outcome) {
-        let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        recorder.complete(index, self.now_ns(), outcome);
+    fn complete(&self, index: usize, at_ns: u64, outcome: Outcome) {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner).complete(index, at_ns, outcome);
     }
 
     fn run(&self, client: u64, through: &mut kv::Client, op: Op) -> Outcome {
         let index = self.invoke(client, op.clone());
         let outcome = ask(through, &op);
-        self.complete(index, outcome.clone());
+        self.complete(index, self.now_ns(), outcome.clone());
         outcome
     }
 }
@@ -203,9 +211,9 @@ fn under_load<T>(record: &Record, ports: &[u16], random: &mut Random, attack: im
 }
 
 /// The ground truth: everything that is left, read through each node after all else.
-fn read_everything(record: &Record, cluster: &Cluster) {
+fn read_everything<'a>(record: &Record, nodes: impl IntoIterator<Item = &'a Node>) {
     let everything = Op::List { prefix: String::new(), consistency: Consistency::Linearizable };
-    for (number, node) in cluster.nodes.iter().enumerate() {
+    for (number, node) in nodes.into_iter().enumerate() {
         let mut through = node.client();
         let number = u64::try_from(CLIENTS + number).expect("few");
         eventually("a list of everything", DEADLINE, || match record.run(number, &mut through, everything.clone()) {
@@ -223,7 +231,7 @@ fn the_history_of_a_cluster_under_attack_is_linearizable() {
     let mut random = Random::new(seed);
     let mut cluster = Cluster::started("chaos", 3);
     let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.api_port).collect();
-    let record = Record { recorder: Mutex::default(), start: Instant::now(), over: AtomicBool::new(false) };
+    let record = Record::new();
 
     let done = under_load(&record, &ports, &mut random, |random| {
         let until = Instant::now() + Duration::from_secs(secs);
@@ -233,16 +241,16 @@ fn the_history_of_a_cluster_under_attack_is_linearizable() {
     let healed = Instant::now();
     cluster.wait_leader();
     println!("all nodes agree {:?} after the last attack", healed.elapsed());
-    read_everything(&record, &cluster);
+    read_everything(&record, &cluster.nodes);
     for node in &mut cluster.nodes {
         let log = node.process().log();
         let errors = log.lines().filter(|line| line.contains("\"level\":\"ERROR\"")).count();
         println!("{}: {} log lines, {errors} of level error", node.name, log.lines().count());
         assert!(!log.contains("panicked"), "a task of {} panicked", node.name);
     }
-    let history = record.recorder.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+    let history = record.finish();
     print(&history, &done);
-    judge(&history, &cluster);
+    judge(&history, cluster.directory());
 }
 
 /// Killed at any moment: in the middle of a flush, of a snapshot, of its own recovery.
@@ -257,7 +265,7 @@ fn the_history_of_a_lone_node_that_is_killed_two_hundred_times_is_linearizable()
     cluster.start(0);
     cluster.wait_leader();
     let ports = [cluster.nodes[0].api_port];
-    let record = Record { recorder: Mutex::default(), start: Instant::now(), over: AtomicBool::new(false) };
+    let record = Record::new();
     let mut done = Done::default();
     under_load(&record, &ports, &mut random, |random| {
         for _ in 0..RESTARTS {
@@ -274,13 +282,13 @@ fn the_history_of_a_lone_node_that_is_killed_two_hundred_times_is_linearizable()
         }
         cluster.nodes[0].wait_ready();
     });
-    read_everything(&record, &cluster);
+    read_everything(&record, &cluster.nodes);
     let log = cluster.nodes[0].process().log();
     assert!(!log.contains("panicked"), "a task of the node panicked");
     println!("torn tails cut: {}", log.matches("cut a torn tail").count());
-    let history = record.recorder.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+    let history = record.finish();
     print(&history, &done);
-    judge(&history, &cluster);
+    judge(&history, cluster.directory());
 }
 
 fn print(history: &[Operation], done: &Done) {
@@ -299,9 +307,9 @@ fn print(history: &[Operation], done: &Done) {
     println!("{done:?}");
 }
 
-fn judge(history: &[Operation], cluster: &Cluster) {
+fn judge(history: &[Operation], directory: &Directory) {
     let fail = |violation: &history::Violation| {
-        let file = cluster.directory().path().join("history.txt");
+        let file = directory.path().join("history.txt");
         std::fs::write(&file, history::render(history)).expect("the test's directory is writable");
         panic!("{}the history is in {}", violation.render(history), file.display());
     };
