@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::address::Address;
 use crate::config::ServerConfig;
-use crate::dialect;
+use crate::dialect::{self, Settings};
 use crate::router::app;
 
 /// How long requests that are under way get after a signal.
@@ -26,31 +26,38 @@ const DRAIN: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// An API address is taken, or is not this machine's.
-    #[error("cannot listen at {address}: {error}; stop what listens there, or set another address")]
+    #[error("cannot listen at {address}: {error}; stop what listens there, or set {setting}")]
     Bind {
         /// The address.
         address: Address,
         /// What the operating system says.
         error: io::Error,
+        /// What names the address.
+        setting: &'static str,
     },
     /// The operating system refuses something every process may have.
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
     /// The node did not start.
-    #[error("cannot start: {0}{advice}", advice = advice(.0))]
-    Start(StartError),
+    #[error("cannot start: {error}{}", advice(error, settings))]
+    Start {
+        /// Why.
+        error: StartError,
+        /// What names its addresses and its directory.
+        settings: Settings,
+    },
     /// The node stopped itself, or could not stop in an orderly way.
     #[error("the node failed: {0}")]
     Node(StopError),
 }
 
 /// What to do about it, where the library that says what happened knows no flags.
-fn advice(error: &StartError) -> &'static str {
+fn advice(error: &StartError, Settings { peers, data, .. }: &Settings) -> String {
     match error {
-        StartError::Listen { .. } => "; stop what listens there, or set --peer-url",
-        StartError::Locked(_) => "; stop that process, or set --data-dir",
-        StartError::Io { .. } => "; see to that file, or set --data-dir to a directory that this user may write",
-        _ => "",
+        StartError::Listen { .. } => format!("; stop what listens there, or set {peers}"),
+        StartError::Locked(_) => format!("; stop that process, or set {data}"),
+        StartError::Io { .. } => format!("; see to that file, or set {data} to a directory that this user may write"),
+        _ => String::new(),
     }
 }
 
@@ -59,7 +66,7 @@ impl ServeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Bind { .. } | Self::Signals(_) => 1,
-            Self::Start(error) => error.exit_code(),
+            Self::Start { error, .. } => error.exit_code(),
             Self::Node(error) => error.exit_code(),
         }
     }
@@ -76,9 +83,11 @@ impl ServeError {
 pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
     let mut listeners = Vec::new();
     let mut bound = Vec::new();
-    for address in config.api_listen().iter().chain(config.front().map(|front| &front.listen)) {
+    let (native, settings) = (Settings::of(None), Settings::of(config.front().map(|front| front.dialect)));
+    let api = config.api_listen().iter().map(|address| (address, native.clients));
+    for (address, setting) in api.chain(config.front().map(|front| (&front.listen, settings.clients))) {
         let (listener, address) =
-            bind(address).await.map_err(|error| ServeError::Bind { address: address.clone(), error })?;
+            bind(address).await.map_err(|error| ServeError::Bind { address: address.clone(), error, setting })?;
         listeners.push(listener);
         bound.push(address);
     }
@@ -97,7 +106,7 @@ pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
     let starting = Node::start(TokioPlatform::default(), config.node_config(api_bound), Kv);
     let node = tokio::select! {
         biased;
-        node = starting => node.map_err(ServeError::Start)?,
+        node = starting => node.map_err(|error| ServeError::Start { error, settings })?,
         // A cluster whose other nodes are not there yet may keep a start waiting; nothing is served, nothing to stop.
         name = &mut signalled => {
             tracing::info!(signal = name, "stopped before the node had started");

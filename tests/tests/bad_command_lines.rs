@@ -79,6 +79,16 @@ fn a_taken_port() {
     let mut peers = quorate();
     peers.current_dir(directory.path()).args(["--api-addr", &format!("127.0.0.1:{}", free_port())]);
     peers.args(["--peer-url", &address]);
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let mut example = quorate();
+    example.current_dir(directory.path()).args(["--dialect", "raftexample", "--port", &port]);
+    example.args(["--cluster", &format!("127.0.0.1:{}", free_port())]);
+    refused("the port of a dialect is taken", example, 1, &[&port, "set --port"]);
+    let mut starter = quorate();
+    starter.current_dir(directory.path()).args(["--dialect", "raftstarter"]).env("PEERS", format!("n1@{address}"));
+    starter.envs([("NODE_ID", "n1"), ("RAFT_PORT", &port), ("RAFT_ADDR", "127.0.0.1"), ("STATE_DIR", "state")]);
+    starter.env("HTTP_PORT", free_port().to_string());
+    refused("the peers' port of a dialect is taken", starter, 1, &[&address, "set RAFT_ADDR and RAFT_PORT"]);
     refused("the peers' port is taken", peers, 1, &[&address, "in use", "--peer-url"]);
 }
 

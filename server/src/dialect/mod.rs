@@ -70,6 +70,30 @@ impl Dialect {
     }
 }
 
+/// What a user sets to change where a node listens and where its data is, as messages name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Where clients are listened for.
+    pub(crate) clients: &'static str,
+    /// Where peers are.
+    pub(crate) peers: &'static str,
+    /// Everything durable.
+    pub(crate) data: &'static str,
+}
+
+impl Settings {
+    /// In a dialect, or without one.
+    pub(crate) const fn of(dialect: Option<Dialect>) -> Self {
+        let (clients, peers, data) = match dialect {
+            None => ("--api-addr and --client-url", "--peer-url", "--data-dir"),
+            Some(Dialect::Raftstarter) => ("HTTP_ADDR and HTTP_PORT", "RAFT_ADDR and RAFT_PORT", "STATE_DIR"),
+            Some(Dialect::Raftexample) => ("--port", "--cluster", "the working directory"),
+            Some(Dialect::Hraftd) => ("--haddr", "--raddr", "the data path"),
+        };
+        Self { clients, peers, data }
+    }
+}
+
 /// The dialect that a node speaks, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct Front {

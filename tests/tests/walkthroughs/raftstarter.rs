@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 
-use e2e::{Process, Signal, Walkthrough};
+use e2e::{DEADLINE, Process, Signal, Walkthrough, eventually, free_port, http};
 
 const PORTS: &[u16] = &[11001, 11002, 11003, 12001, 12002, 12003];
 
@@ -58,21 +59,49 @@ fn a_single_node_and_every_kind_of_value() {
 
 #[test]
 fn the_procfile() {
-    let w = walkthrough("raftstarter-procfile");
+    with_each_node_restarted("boltdb");
+}
+
+/// "more speed at the price of not storing your data at all on disk": it is in the others' memory.
+#[test]
+fn the_procfile_in_memory() {
+    with_each_node_restarted("memory");
+}
+
+fn with_each_node_restarted(store: &str) {
+    let w = walkthrough(&format!("raftstarter-procfile-{store}"));
     let lines = procfile();
+    // Where the test asks whether a node is ready; raft-starter itself cannot be asked.
+    let apis = [free_port(), free_port(), free_port()];
+    let start = &|index: usize| {
+        let (name, line) = &lines[index];
+        let line = format!("KV_STORE={store} QUORATE_API_ADDR=127.0.0.1:{} {line}", apis[index]);
+        let process = start(&w, name, &line);
+        eventually(&format!("{name} is ready"), DEADLINE, || match http::get(apis[index], "/readyz")? {
+            ready if ready.status == 200 => Ok(()),
+            other => Err(other.text().to_owned()),
+        });
+        process
+    };
     assert_eq!(lines.len(), 3);
-    let mut nodes: Vec<_> = lines.iter().map(|(name, line)| Some(start(&w, name, line))).collect();
+    // They found the cluster together, so none is ready alone.
+    let started: Vec<_> = thread::scope(|scope| {
+        let starts: Vec<_> = (0..3).map(|index| scope.spawn(move || start(index))).collect();
+        starts.into_iter().map(|start| start.join().expect("it starts")).collect()
+    });
+    let mut nodes: Vec<_> = started.into_iter().map(Some).collect();
     w.curl_until(r#"curl -XPOST localhost:11001/key -d '{"user1":{"name":"batman"}}'"#, 200, "");
     for port in [11001, 11002, 11003] {
         w.curl_until(&format!("curl localhost:{port}/key/user1"), 200, r#"{"user1":{"name":"batman"}}"#);
     }
     // Any one of them may go, and comes back.
-    for (index, (name, line)) in lines.iter().enumerate() {
+    for (index, (name, _)) in lines.iter().enumerate() {
         drop(nodes[index].take());
         let other = 11001 + (index + 1) % 3;
         w.curl_until(&format!("curl -XPOST localhost:{other}/key -d '{{\"without\":\"{name}\"}}'"), 200, "");
-        nodes[index] = Some(start(&w, name, line));
+        nodes[index] = Some(start(index));
         let own = 11001 + index;
         w.curl_until(&format!("curl localhost:{own}/key/without"), 200, &format!("{{\"without\":\"{name}\"}}"));
+        w.curl_until(&format!("curl localhost:{own}/key/user1"), 200, r#"{"user1":{"name":"batman"}}"#);
     }
 }

@@ -295,6 +295,10 @@ impl<P: Platform> Node<P> {
             let text = format!("no node that could be added answers at {addrs}: {why}; start it first");
             ChangeError::refused(RefusalKind::Unreachable, text)
         };
+        if peer_addrs.iter().any(|addr| self.inner.config.peer_addrs.contains(addr)) {
+            // It would take itself for a copy of its disk.
+            return conflict(format!("{addrs} is where the leader itself is reached"));
+        }
         let ask = Request::Founding(Default::default());
         let card = match self.inner.peers.call(&target, &ask, ANSWER_WITHIN).await {
             Ok(Response::Founding(bytes)) => Card::decode(bytes).map_err(|e| unreachable(e.to_string()))?,
