@@ -1,5 +1,6 @@
 //! Changes of the membership, on real nodes in one process.
 #![allow(
+    clippy::disallowed_macros,
     clippy::disallowed_methods,
     clippy::disallowed_types,
     clippy::unwrap_used,

@@ -14,7 +14,7 @@
 //! ```
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -171,11 +171,11 @@ pub async fn restore<P: Platform>(
 /// Puts the state of a backup into a new store, as the state of the cluster that `record` founds. Says how many pairs.
 async fn take_backup<P: Platform>(
     home: &Home<P::Disk>,
-    dir: &PathBuf,
+    dir: &Path,
     record: &FoundingRecord,
     backup: impl Stream<Item = io::Result<Bytes>>,
 ) -> Result<u64, RestoreError> {
-    let damaged = |error| RestoreError::Backup { dir: dir.clone(), error };
+    let damaged = |error| RestoreError::Backup { dir: dir.to_owned(), error };
     let failed = |error: StoreError| match error {
         StoreError::Snapshot(error) => damaged(error),
         error => RestoreError::Dir(error.into()),
@@ -184,7 +184,7 @@ async fn take_backup<P: Platform>(
     let mut reader = PartReader::default();
     let (mut receiver, mut received) = (None, None);
     while let Some(bytes) = backup.next().await {
-        reader.push(&bytes.map_err(|error| RestoreError::Read { dir: dir.clone(), error })?);
+        reader.push(&bytes.map_err(|error| RestoreError::Read { dir: dir.to_owned(), error })?);
         while let Some(part) = reader.next_part().map_err(damaged)? {
             match (part, receiver.take()) {
                 (Part::Manifest(manifest), _) => {
@@ -223,7 +223,7 @@ fn anew(manifest: &Manifest, record: &FoundingRecord) -> Manifest {
 async fn make_log<P: Platform>(
     platform: &P,
     config: &NodeConfig,
-    dir: &PathBuf,
+    dir: &Path,
     reserve: &Reserve<P::Disk>,
     fresh: quorate_core::log::format::LogIdentity,
 ) -> Result<(), StartError> {
@@ -231,5 +231,5 @@ async fn make_log<P: Platform>(
     let (durable, _) = Types::<P::Runtime>::watch_channel(None::<LogId>);
     let place = LogDir { disk: platform.disk(), jobs: &readers, path: dir, reserve };
     let log = log_store::open::<P>(place, config.log, fresh, None, durable).await?;
-    log.store.close().await.map_err(|error| StartError::Io { path: dir.clone(), error })
+    log.store.close().await.map_err(|error| StartError::Io { path: dir.to_owned(), error })
 }

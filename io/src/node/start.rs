@@ -107,7 +107,7 @@ enum Entry {
     /// It was admitted to one.
     Admitted,
     /// It is to found one.
-    Found(Founding),
+    Found(Box<Founding>),
     /// It waits to be admitted, and asks these.
     Wait(Vec<Vec<String>>),
 }
@@ -196,7 +196,7 @@ impl<P: Platform> Node<P> {
         self.spawn(async move { watcher.watch_store().await });
         let node = self.clone();
         match begin.entry {
-            Entry::Found(founding) => self.spawn(async move { node.found(founding).await }),
+            Entry::Found(founding) => self.spawn(async move { node.found(*founding).await }),
             Entry::Wait(addrs) => self.spawn(async move { node.join(addrs, None).await }),
             Entry::Founded(_) | Entry::Admitted => {}
         }
@@ -377,5 +377,6 @@ fn entry<P: Platform>(config: &NodeConfig, opened: &Opened<P>) -> Result<Entry, 
         None => {}
     }
     let card = own_card(config, opened.identity.node_id);
-    Ok(Entry::Found(Founding::new(config.founding.clone(), card, opened.records.founding.clone())?))
+    let founding = Founding::new(config.founding.clone(), card, opened.records.founding.clone())?;
+    Ok(Entry::Found(Box::new(founding)))
 }

@@ -251,7 +251,7 @@ impl<P: Platform> Node<P> {
         };
         tracing::info!(?proposal, "changing the membership");
         let seen = at.map(log_id_to);
-        let still = [Precondition::LastMembershipLogId { last_membership_log_id: seen.clone() }];
+        let still = [Precondition::LastMembershipLogId { last_membership_log_id: seen }];
         // Who is removed leaves the membership altogether.
         let proposed = self.inner.raft.change_membership_if(changes, false, still);
         let unknown = |reason| Proposed::Failed(WriteError::Unknown(reason));
