@@ -75,6 +75,15 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whom it is about.
+    pub fn id(&self) -> NodeId {
+        match self {
+            Self::Add { id, .. } | Self::Remove { id, .. } | Self::Promote { id } | Self::Move { id, .. } => *id,
+        }
+    }
+}
+
 /// What to propose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proposal {
@@ -152,18 +161,14 @@ impl View<'_> {
         if self.membership.is_joint() {
             return Verdict::Wait;
         }
-        let id = match &change {
-            Change::Add { id, member } => return self.add(*id, member.clone()),
-            Change::Remove { id, .. } | Change::Promote { id } | Change::Move { id, .. } => *id,
-        };
-        let Some(member) = self.membership.members.get(&id) else {
-            return refuse(RefusalKind::NotFound, format!("node {id} is no member"));
-        };
-        match change {
-            Change::Add { .. } => Verdict::Done,
-            Change::Remove { force, .. } => self.remove(id, member, force),
-            Change::Promote { .. } => self.promote(id, member),
-            Change::Move { peer_addrs, api_addrs, .. } => {
+        let (id, member) = (change.id(), self.membership.members.get(&change.id()));
+        match (change, member) {
+            (Change::Add { .. }, Some(_)) => Verdict::Done,
+            (Change::Add { member, .. }, None) => self.add(id, member),
+            (_, None) => refuse(RefusalKind::NotFound, format!("node {id} is no member")),
+            (Change::Remove { force, .. }, Some(member)) => self.remove(id, member, force),
+            (Change::Promote { .. }, Some(member)) => self.promote(id, member),
+            (Change::Move { peer_addrs, api_addrs, .. }, Some(member)) => {
                 let moved = Member { peer_addrs, api_addrs, ..member.clone() };
                 if moved == *member {
                     return Verdict::Done;
@@ -194,9 +199,6 @@ impl View<'_> {
 
     fn add(self, id: NodeId, mut member: Member) -> Verdict {
         let members = &self.membership.members;
-        if members.contains_key(&id) {
-            return Verdict::Done;
-        }
         let name = &member.name;
         for (other_id, other) in members {
             if other.name == *name && !other.in_memory {

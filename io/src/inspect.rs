@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use quorate_core::LogId;
+use quorate_core::admission::{self, Admission};
 use quorate_core::disk::{Disk, File, OpenMode, read_file};
 use quorate_core::founding::{self, FoundingRecord};
 use quorate_core::identity;
@@ -26,7 +27,7 @@ pub struct Inspection {
     pub damage: Option<String>,
 }
 
-/// Describes the data directory `dir`: identity, founding record, log, store; with `records` every record of the log.
+/// Describes the data directory `dir`: identity, founding record or admission, log, store; with `records` every record of the log.
 /// A node may be using it, in which case what is being written meanwhile may look torn.
 ///
 /// # Errors
@@ -41,6 +42,7 @@ pub fn inspect<D: Disk>(disk: &D, dir: &Path, records: bool) -> io::Result<Inspe
     report.in_use(disk, dir, &names)?;
     let identity = report.identity(disk, dir)?;
     report.founding(disk, dir)?;
+    report.admission(disk, dir)?;
     let applied = report.store(disk, dir)?;
     report.log(disk, dir, identity, applied, records)?;
     Ok(Inspection { text: report.text, damage: report.damage })
@@ -117,6 +119,18 @@ impl Report {
                 }
             }
             Some(Err(error)) => self.damaged("founding", format_args!("{}: {error}", path.display())),
+        }
+        Ok(())
+    }
+
+    fn admission<D: Disk>(&mut self, disk: &D, dir: &Path) -> io::Result<()> {
+        let path = dir.join(admission::FILE_NAME);
+        match content(disk, &path)?.map(|bytes| Admission::from_file(&bytes)) {
+            None => {}
+            Some(Ok(Admission { cluster, node, at })) => {
+                self.line("admission", format_args!("node {node} to cluster {cluster}, by membership {at}"));
+            }
+            Some(Err(error)) => self.damaged("admission", format_args!("{}: {error}", path.display())),
         }
         Ok(())
     }

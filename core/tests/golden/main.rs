@@ -137,12 +137,16 @@ fn founding_record() {
     let addrs = vec!["n1:2380".to_owned()];
     let list = FoundingList { token: "quorate".to_owned(), members: [("n1".to_owned(), addrs.clone())].into() };
     let card = Card { name: "n1".to_owned(), node_id: 0xa1, peer_addrs: addrs, ..Card::default() };
-    let founding = Founding::new(list, card, None).expect("it is on the list");
+    let founding = Founding::new(list.clone(), card.clone(), None).expect("it is on the list");
     let Decision::Accept(record) = founding.decide() else { panic!("a single node accepts at once") };
     let held = golden("founding-v1", &record.to_file());
     assert_eq!(FoundingRecord::from_file(&held), Ok(record.clone()));
     // The cluster id is on the wire and in every client's hands.
     assert_eq!(record.cluster_id().to_string(), "fafced86db0049fa");
+    let founding = Founding::new(list, Card { in_memory: true, ..card }, None).expect("it is on the list");
+    let Decision::Accept(record) = founding.decide() else { panic!("a single node accepts at once") };
+    let held = golden("founding-memory-v1", &record.to_file());
+    assert_eq!(FoundingRecord::from_file(&held), Ok(record));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use quorate_core::LogId;
 use quorate_core::founding::{FoundingError, RecordDamage};
+use quorate_core::{ClusterId, LogId};
 
 use crate::log_store::OpenError;
 use crate::store::StoreError;
@@ -133,10 +133,10 @@ pub enum StopError {
     Founding(#[from] FoundingError),
     /// It was removed from its cluster, or replaced.
     #[error(
-        "this node was removed from its cluster{}: it serves and votes no more. Its identity is never used again; to take \
-         part once more, start it with an empty data directory and join", .0
+        "this node was removed from cluster {0}: it serves and votes no more. Its identity is never used again; to take \
+         part once more, start it with an empty data directory and join"
     )]
-    Removed(String),
+    Removed(ClusterId),
     /// Consensus stopped.
     #[error("consensus stopped: {0}")]
     Raft(String),

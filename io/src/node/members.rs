@@ -251,7 +251,7 @@ impl<P: Platform> Node<P> {
             }
             if at.is_some() && at == newest && !members.contains(&own) {
                 P::Runtime::sleep(FAREWELL).await;
-                return self.leave("").await;
+                return self.leave().await;
             }
             before = members;
             if metrics.changed().await.is_err() {
@@ -272,8 +272,8 @@ impl<P: Platform> Node<P> {
     }
 
     /// Stops this node: it was removed.
-    pub(super) async fn leave(&self, why: &str) {
-        self.fail(StopError::Removed(why.to_owned()));
+    pub(super) async fn leave(&self) {
+        self.fail(StopError::Removed(self.inner.identity.cluster()));
         // It neither leads nor votes from here on.
         let _ = self.inner.raft.shutdown().await;
     }

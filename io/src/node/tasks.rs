@@ -8,9 +8,9 @@ use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
 use prost::Message;
-use quorate_core::NodeId;
 use quorate_core::founding::Card;
 use quorate_core::wire::{Request, Response};
+use quorate_core::{ClusterId, NodeId};
 
 use super::{Inner, Node, StopError, Storage};
 use crate::jobs::lock;
@@ -116,12 +116,15 @@ impl<P: Platform> Node<P> {
                 let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
                 others.map(|(id, m)| (*id, Target { node: Some(*id), addrs: m.peer_addrs.clone() })).collect()
             };
+            if peers.is_empty() && self.inner.identity.cluster() != ClusterId::NONE {
+                self.ask_strangers().await;
+            }
             // A card is what any node shows anybody. It says where this node is now.
             let ping = Request::Founding(self.own_card());
             let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
             let answers = join_all(pings).await;
             if answers.iter().any(|answer| answer.as_ref().is_err_and(CallError::is_removal)) {
-                return self.leave("").await;
+                return self.leave().await;
             }
             {
                 let mut seen = lock(&self.inner.seen);
@@ -140,6 +143,18 @@ impl<P: Platform> Node<P> {
                 }
             }
             P::Runtime::sleep(PING_EVERY).await;
+        }
+    }
+
+    /// A node that was admitted and knows no member yet asks where it was told to: it may have been removed since.
+    async fn ask_strangers(&self) {
+        let told = self.inner.config.join.iter().map(|addr| vec![addr.clone()]).chain(self.listed_peers());
+        let ping = Request::Founding(self.own_card());
+        for addrs in told {
+            let answer = self.inner.peers.call(&Target { node: None, addrs }, &ping, PING_EVERY).await;
+            if answer.is_err_and(|error| error.is_removal()) {
+                return self.leave().await;
+            }
         }
     }
 }

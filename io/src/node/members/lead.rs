@@ -88,6 +88,23 @@ fn left<P: Platform>(deadline: Moment<P>) -> Duration {
     deadline.saturating_duration_since(Moment::<P>::now())
 }
 
+/// What an action asks for, of this membership.
+fn change_of(
+    action: &MemberAction,
+    added: Option<&(NodeId, Member)>,
+    membership: &Membership,
+) -> Result<Change, ChangeError> {
+    Ok(match (action, added) {
+        (_, Some((id, member))) => Change::Add { id: *id, member: member.clone() },
+        (MemberAction::Remove { who, force }, _) => Change::Remove { id: find(membership, who)?, force: *force },
+        (MemberAction::Promote { who }, _) => Change::Promote { id: find(membership, who)? },
+        (MemberAction::Moved { id, peer_addrs, api_addrs }, _) => {
+            Change::Move { id: *id, peer_addrs: peer_addrs.clone(), api_addrs: api_addrs.clone() }
+        }
+        _ => return Err(ChangeError::refused(RefusalKind::Conflict, "that is no change of the membership")),
+    })
+}
+
 fn under_way() -> ChangeError {
     let text = "another change of the membership is under way; try again when it is done";
     ChangeError::refused(RefusalKind::Conflict, text)
@@ -128,21 +145,8 @@ impl<P: Platform> Node<P> {
             if let Some(answering) = &answering {
                 seen.reachable_are(answering);
             }
-            let change = match (action, &added) {
-                (_, Some((id, member))) => Change::Add { id: *id, member: member.clone() },
-                (MemberAction::Remove { who, force }, _) => {
-                    Change::Remove { id: find(&seen.membership, who)?, force: *force }
-                }
-                (MemberAction::Promote { who }, _) => Change::Promote { id: find(&seen.membership, who)? },
-                (MemberAction::Moved { id, peer_addrs, api_addrs }, _) => {
-                    Change::Move { id: *id, peer_addrs: peer_addrs.clone(), api_addrs: api_addrs.clone() }
-                }
-                _ => return Err(ChangeError::refused(RefusalKind::Conflict, "that is no change of the membership")),
-            };
-            let (Change::Add { id: node, .. }
-            | Change::Remove { id: node, .. }
-            | Change::Promote { id: node }
-            | Change::Move { id: node, .. }) = change;
+            let change = change_of(action, added.as_ref(), &seen.membership)?;
+            let node = change.id();
             let verdict = if seen.committed { seen.view().decide(change) } else { Verdict::Wait };
             let proposal = match verdict {
                 Verdict::Refuse(refusal) => return Err(refusal.into()),
@@ -346,8 +350,9 @@ impl<P: Platform> Node<P> {
     async fn tend(&self) {
         let Some(seen) = self.see_members().filter(|seen| seen.committed) else { return };
         if let Some(at) = seen.at {
-            // Nothing of the log is there: it may not know that it is a member.
-            let silent = seen.sights.iter().filter(|(_, sight)| sight.behind.is_none()).map(|(id, _)| *id);
+            // Nothing of the log is there: it may not know that it is a member. One that votes did once.
+            let silent = seen.sights.iter().filter(|(id, s)| s.behind.is_none() && !seen.membership.is_voter(**id));
+            let silent = silent.map(|(id, _)| *id);
             join_all(silent.map(|id| self.tell_admitted(id, at))).await;
         }
         let within = self.inner.config.request_timeout;
