@@ -60,7 +60,7 @@ pub(super) async fn damage(
     let mut damager = Damager {
         with_store: history.store,
         plant,
-        expected: open(&whole, history.store, 1).await?.map_err(|refusal| refusal.text)?,
+        expected: open(&whole, history.store, 1).await.map_err(|refusal| refusal.text)?,
         whole,
         report: DamageReport { name: history.name, ..DamageReport::default() },
         starts: 1,
@@ -73,15 +73,16 @@ pub(super) async fn damage(
     Ok(damager.report)
 }
 
-async fn open(image: &Image, with_store: bool, n: u64) -> Result<Result<Recovered, Refusal>, String> {
+async fn open(image: &Image, with_store: bool, n: u64) -> Result<Recovered, Refusal> {
     let disk = RecordingDisk::new(image, None);
     let opened = Storage::open(CrashPlatform::new(disk.clone()), with_store, fresh(n)).await;
     let result = match opened {
-        Ok(storage) => Ok(storage.recovered().await?),
+        // What opening did not have to read is found when it is read, which is as good.
+        Ok(storage) => storage.recovered().await.map_err(|text| Refusal { text, damage: None }),
         Err(refusal) => Err(refusal),
     };
     disk.kill();
-    Ok(result)
+    result
 }
 
 impl Damager {
@@ -152,10 +153,10 @@ impl Damager {
             SimRuntime::sleep(Duration::from_millis(50)).await;
         }
         self.report.damaged += 1;
-        let mut result = open(&image, self.with_store, self.starts).await.map_err(|e| format!("{what}: {e}"))?;
+        let mut result = open(&image, self.with_store, self.starts).await;
         if let (Some(Plant::DamageIsCut), Err(Refusal { damage: Some(damage), .. })) = (self.plant, &result) {
             cut(&mut image, *damage);
-            result = open(&image, self.with_store, self.starts).await?;
+            result = open(&image, self.with_store, self.starts).await;
         }
         match result {
             Err(refusal) if !refusal.text.contains("log-") && !refusal.text.contains("/data/") => {
