@@ -50,9 +50,12 @@ pub enum BackupError {
         /// What is the matter.
         error: io::Error,
     },
-    /// The node gave none.
+    /// Nobody answers there.
     #[error("{0}; set --api to the API of a node that runs")]
-    Node(String),
+    NoAnswer(String),
+    /// The node gave none.
+    #[error("{0}")]
+    Refused(String),
     /// It came, and is not whole.
     #[error("what {0} sent is not a whole backup: {1}")]
     NotWhole(Address, String),
@@ -92,9 +95,11 @@ pub async fn back_up(api: &Address, to: &Path) -> Result<String, BackupError> {
     });
     match taken.await {
         Ok(None) => {}
-        Ok(Some(refusal)) => return Err(BackupError::Node(format!("{} ({})", refusal.complaint(), refusal.status))),
+        Ok(Some(refusal)) => {
+            return Err(BackupError::Refused(format!("{} ({})", refusal.complaint(), refusal.status)));
+        }
         Err(client::ClientError::Taken(error)) => return Err(failed(error)),
-        Err(error) => return Err(BackupError::Node(error.to_string())),
+        Err(error) => return Err(BackupError::NoAnswer(error.to_string())),
     }
     let pairs = verifier.finish().map_err(|error| BackupError::NotWhole(api.clone(), error.to_string()))?;
     file.sync_all().map_err(failed)?;

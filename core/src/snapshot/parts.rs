@@ -76,7 +76,8 @@ impl PartReader {
     pub fn finish(&self) -> Result<(), SnapshotError> {
         match self.expected {
             Expected::Nothing => Ok(()),
-            _ => Err(damaged("backup", "it ends too early")),
+            Expected::Manifest => Err(damaged("backup", "it is none, or its beginning is missing")),
+            Expected::ChunkOrTrailer => Err(damaged("backup", "it ends too early")),
         }
     }
 

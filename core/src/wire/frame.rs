@@ -79,6 +79,9 @@ pub enum FrameError {
         /// The limit.
         bytes_max: u64,
     },
+    /// Somebody gave the address of a REST API for that of a peer.
+    #[error("it speaks HTTP: that is the address of an API, and peers have another one")]
+    Http,
     /// The length is less than a header's.
     #[error("a frame that is shorter than its header")]
     TooShort,
@@ -124,6 +127,9 @@ pub fn decode_frame(buf: &mut BytesMut, bytes_max: usize) -> Result<Option<Frame
     let bytes = u64::from(length) + 4;
     if bytes < FRAME_HEADER_BYTES as u64 {
         return Err(FrameError::TooShort);
+    }
+    if buf.starts_with(b"HTTP") {
+        return Err(FrameError::Http);
     }
     if bytes > bytes_max as u64 {
         return Err(FrameError::TooLarge { bytes, bytes_max: bytes_max as u64 });
@@ -207,6 +213,12 @@ mod tests {
         assert!(matches!(decode_frame(&mut buf, FRAME_BYTES_MAX), Err(FrameError::TooLarge { .. })));
         let large = Bytes::from(vec![0; FRAME_BYTES_MAX]);
         assert!(matches!(encode_frame(FrameKind::Ping, 0, 0, vec![large]), Err(FrameError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn an_http_server_is_told_from_a_peer() {
+        let mut buf = BytesMut::from(&b"HTTP/1.1 400 Bad Request\r\n"[..]);
+        assert_eq!(decode_frame(&mut buf, FRAME_BYTES_MAX), Err(FrameError::Http));
     }
 
     #[test]

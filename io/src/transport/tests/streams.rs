@@ -42,6 +42,33 @@ fn appends_are_pipelined_within_the_window_and_answered_in_order() {
     });
 }
 
+/// The leader counts an answer as given to the last request that it fits.
+#[test]
+fn an_answer_that_would_be_taken_for_that_of_a_later_request_is_not_handed_on() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        let success = |index| Ok(AppendResponse::Success(Some(LogId::new(1, index))));
+        let empty = || AppendRequest { prev: Some(LogId::new(1, 1)), entries: Vec::new(), ..append(0) };
+        pair.service.allowed.send_replace(0);
+        let (polled, mut polls) = watch::channel(0);
+        let requests = [append(0), append(1), empty(), empty(), append(2)];
+        let input = stream::iter(requests).inspect(move |_| polled.send_modify(|n| *n += 1));
+        let stream = pair.peers.open_append_stream(&pair.target, input, SECONDS).await.unwrap();
+        let answers = TokioRuntime::spawn(stream.into_stream().collect::<Vec<_>>());
+        polls.wait_for(|n| *n == 5).await.unwrap();
+        pair.service.allowed.send_replace(u64::MAX);
+        // Of the answers to entry 1 and to the two requests behind it only the last.
+        assert_eq!(answers.await.unwrap(), [success(0), success(1), success(2)]);
+        // One that is taken later does not stand in the way.
+        let (sender, receiver) = futures_channel::mpsc::unbounded();
+        let mut stream = pair.peers.open_append_stream(&pair.target, receiver, SECONDS).await.unwrap();
+        for request in [append(1), empty()] {
+            sender.unbounded_send(request).unwrap();
+            assert_eq!(stream.next().await, Some(success(1)));
+        }
+    });
+}
+
 #[test]
 fn a_large_append_is_sent_in_pieces() {
     run(async {
