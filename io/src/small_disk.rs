@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use quorate_core::disk::{Disk, File, OpenMode, Worker};
 
@@ -25,7 +24,7 @@ struct Space {
 
 /// Counts the files directly in a data directory, those of the store not: the store has tests of its own for this.
 #[derive(Clone, Debug)]
-pub struct SmallDisk(Arc<Mutex<Space>>);
+pub struct SmallDisk(Arc<Mutex<Space>>, Arc<Condvar>);
 
 #[derive(Debug)]
 pub struct SmallFile {
@@ -36,7 +35,8 @@ pub struct SmallFile {
 
 impl SmallDisk {
     pub fn new(capacity: u64) -> Self {
-        Self(Arc::new(Mutex::new(Space { capacity, files: BTreeMap::new(), sync_fails: false, hangs: false })))
+        let space = Space { capacity, files: BTreeMap::new(), sync_fails: false, hangs: false };
+        Self(Arc::new(Mutex::new(space)), Arc::default())
     }
 
     /// Another program takes space, or gives it back. May be less than what is used.
@@ -63,6 +63,7 @@ impl SmallDisk {
     /// From now on syncs do not return, or do again.
     pub fn hang(&self, hangs: bool) {
         lock(&self.0).hangs = hangs;
+        self.1.notify_all();
     }
 
     pub fn len_of(&self, name: &str) -> u64 {
@@ -119,10 +120,9 @@ impl File for SmallFile {
         self.file.set_len(now.max(len))
     }
     fn sync(&self) -> io::Result<()> {
-        while lock(&self.disk.0).hangs {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if lock(&self.disk.0).sync_fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        let hung = lock(&self.disk.0);
+        let space = self.disk.1.wait_while(hung, |space| space.hangs).unwrap_or_else(PoisonError::into_inner);
+        if space.sync_fails { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 
