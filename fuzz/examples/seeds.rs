@@ -85,7 +85,8 @@ fn messages() {
     let begin = SnapshotPart::Begin { vote: vote(true), meta: SnapshotMeta { last_log_id, last_membership } };
     let reply = SnapshotReply::Installed(vote(false));
     let requests = requests.iter().map(Request::encode);
-    let all = requests.chain(responses.iter().map(Response::encode)).chain([begin.encode(), reply.encode()]).chain(members);
+    let all =
+        requests.chain(responses.iter().map(Response::encode)).chain([begin.encode(), reply.encode()]).chain(members);
     for (n, (what, parts)) in all.enumerate() {
         write("message", &format!("wire-{n:02}"), [&[what][..], &parts.concat()].concat());
     }
