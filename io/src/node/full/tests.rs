@@ -342,9 +342,10 @@ fn a_leader_whose_disk_hangs_hands_over() {
             (0..3).find(|&n| n != old && cluster.nodes[n].leadership().current().is_local)
         });
         let next = next.await;
-        eventually("it follows", || (!cluster.nodes[old].leadership().current().is_local).then_some(())).await;
         cluster.write(next).await.unwrap();
+        // It can follow nobody before it has written down whom.
         cluster.disks[old].hang(false);
+        eventually("it follows", || (!cluster.nodes[old].leadership().current().is_local).then_some(())).await;
         cluster.write(old).await.unwrap();
         cluster.check(old).await;
         cluster.stop().await;
