@@ -120,6 +120,16 @@ impl NodeConfig {
         }
     }
 
+    /// Where the others on the founding list are, one by one.
+    pub(super) fn listed_peers(&self) -> impl Iterator<Item = Vec<String>> {
+        self.founding.members.iter().filter(|(name, _)| **name != self.name).map(|(_, addrs)| addrs.clone())
+    }
+
+    /// Where it was told to ask for a cluster, one by one.
+    pub(super) fn told_peers(&self) -> impl Iterator<Item = Vec<String>> {
+        self.join.iter().map(|addr| vec![addr.clone()])
+    }
+
     /// How many bytes of commands may be under way: all of them find room in the reserve if the disk is full.
     pub fn in_flight_bytes_max(&self) -> usize {
         match self.storage {

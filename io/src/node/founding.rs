@@ -96,7 +96,7 @@ impl<P: Platform> Node<P> {
                 Decision::Join { peer, cluster } => {
                     tracing::info!(peer, %cluster, "a listed peer belongs to a cluster: asking to be admitted there");
                     self.begin_to_wait();
-                    return self.join(self.listed_peers(), Some((peer, cluster))).await;
+                    return self.join(self.inner.config.listed_peers().collect(), Some((peer, cluster))).await;
                 }
             };
             if let Err(error) = result {
@@ -149,12 +149,5 @@ impl<P: Platform> Node<P> {
             Decision::Ask(_) => Ok(refused?),
             _ => Ok(()),
         }
-    }
-
-    /// Where the others on the founding list are.
-    pub(super) fn listed_peers(&self) -> Vec<Vec<String>> {
-        let config = &self.inner.config;
-        let others = config.founding.members.iter().filter(|(name, _)| **name != config.name);
-        others.map(|(_, addrs)| addrs.clone()).collect()
     }
 }

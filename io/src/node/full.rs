@@ -114,9 +114,8 @@ impl<P: Platform> Node<P> {
                 continue;
             }
             if !self.is_stopping() {
-                // First, since a disk that is full may hang as well. Only to one that has the whole log: any other would
-                // refuse, and leave the cluster without a leader until it elects one.
-                self.hand_over(|_, peer, whole_log| peer.reachable && !peer.disk_full && whole_log).await;
+                // First, since a disk that is full may hang as well.
+                self.step_aside().await;
             }
             let refilled = reserve.clone();
             match jobs.run(move |_| refilled.refill()).await {

@@ -297,6 +297,12 @@ impl<P: Platform> Node<P> {
         }
     }
 
+    /// Hands leadership over for the sake of this node's disk. Only to one that has the whole log: any other would refuse,
+    /// and leave the cluster without a leader until it elects one.
+    async fn step_aside(&self) {
+        self.hand_over(|_, peer, whole_log| peer.reachable && !peer.disk_full && whole_log).await;
+    }
+
     /// Hands leadership to the heir, if there is one.
     async fn hand_over(&self, fit: impl Fn(&NodeId, &Seen, bool) -> bool) {
         if let Some(heir) = self.heir(fit) {
@@ -322,10 +328,10 @@ impl<P: Platform> Node<P> {
         voters.filter(|id| fit(id, seen(id), matched(id) >= last)).max_by_key(|id| (!seen(id).disk_full, matched(id)))
     }
 
-    /// Asks a follower to lead, again and again as it may lack an entry yet; whether this node leads no more. If the
-    /// other one does not take over, openraft sends no heartbeats any more (its transfer has no end but another
+    /// Asks a follower to lead, again and again as it may lack an entry yet, until this node leads no more. If the other
+    /// one does not take over, openraft sends no heartbeats any more (its transfer has no end but another
     /// leader), and the cluster elects a leader by itself.
-    async fn hand_over_to(&self, heir: NodeId, within: Duration) -> bool {
+    async fn hand_over_to(&self, heir: NodeId, within: Duration) {
         let (raft, own) = (&self.inner.raft, self.node_id());
         let asking = async {
             let mut metrics = raft.server_metrics();
@@ -336,6 +342,6 @@ impl<P: Platform> Node<P> {
                 }
             }
         };
-        P::Runtime::timeout(within, asking).await.is_ok()
+        let _ = P::Runtime::timeout(within, asking).await;
     }
 }

@@ -96,13 +96,10 @@ impl<P: Platform> Rebuild<'_, P> {
         let founders = self.records.founding.as_ref().map(FoundingRecord::membership);
         let members = log.membership.iter().chain(&founders).flat_map(members).filter(|(id, _)| *id != own);
         let known = members.map(|(id, addrs)| Target { node: Some(id), addrs });
-        let listed = self.config.founding.members.iter().filter(|(name, _)| **name != self.config.name);
-        let listed = listed.map(|(_, addrs)| Target { node: None, addrs: addrs.clone() });
         let mut seen = BTreeSet::new();
-        let joined = self.config.join.iter().map(|addr| Target { node: None, addrs: vec![addr.clone()] });
+        let told = self.config.listed_peers().chain(self.config.told_peers());
         known
-            .chain(listed)
-            .chain(joined)
+            .chain(told.map(|addrs| Target { node: None, addrs }))
             .filter(|target| !target.addrs.is_empty() && seen.insert(target.addrs.clone()))
             .collect()
     }

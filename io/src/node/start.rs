@@ -368,11 +368,10 @@ fn entry<P: Platform>(config: &NodeConfig, opened: &Opened<P>) -> Result<Entry, 
         // What it has accepted it may have to found: whatever its settings say by now.
         Some(_) => {}
         None if !config.join.is_empty() => {
-            return Ok(Entry::Wait(config.join.iter().map(|addr| vec![addr.clone()]).collect()));
+            return Ok(Entry::Wait(config.told_peers().collect()));
         }
         None if config.initial_state == InitialState::Existing => {
-            let others = config.founding.members.iter().filter(|(name, _)| **name != config.name);
-            return Ok(Entry::Wait(others.map(|(_, addrs)| addrs.clone()).collect()));
+            return Ok(Entry::Wait(config.listed_peers().collect()));
         }
         None => {}
     }

@@ -122,7 +122,7 @@ impl<P: Platform> Node<P> {
             looks = if first.is_some() && first == before { looks + 1 } else { 0 };
             if looks >= HANGS_AFTER && !self.is_stopping() {
                 tracing::warn!(seconds = looks, "the disk hangs: an entry waits to be written");
-                self.hand_over(|_, peer, whole_log| peer.reachable && !peer.disk_full && whole_log).await;
+                self.step_aside().await;
             }
         }
     }
@@ -167,9 +167,9 @@ impl<P: Platform> Node<P> {
 
     /// A node that was admitted and knows no member yet asks where it was told to: it may have been removed since.
     async fn ask_strangers(&self) {
-        let told = self.inner.config.join.iter().map(|addr| vec![addr.clone()]).chain(self.listed_peers());
+        let config = &self.inner.config;
         let ping = Request::Founding(self.own_card());
-        for addrs in told {
+        for addrs in config.told_peers().chain(config.listed_peers()) {
             let answer = self.inner.peers.call(&Target { node: None, addrs }, &ping, PING_EVERY).await;
             if answer.is_err_and(|error| error.is_removal()) {
                 return self.leave().await;
