@@ -1,17 +1,9 @@
 //! Nodes on real disks whose stores are damaged, at rest and while they run.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::unwrap_used,
-    reason = "tests on real files, real sockets, real time"
-)]
-
-mod common;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Dir, PAIRS, TestNode, addrs, run, snapshot_and_purge, start, until, write_all};
+use crate::common::{Dir, PAIRS, TestNode, addrs, run, snapshot_and_purge, start, until, write_all};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
 use quorate_core::StateRef;

@@ -1,18 +1,10 @@
 //! A backup of a running cluster, and new clusters from it.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::unwrap_used,
-    reason = "tests on real files, real sockets, real time"
-)]
-
-mod common;
 
 use std::io;
 use std::path::Path;
 
+use crate::common::{Dir, PAIRS, TestNode, addrs, config, run, start, until, write_all};
 use bytes::Bytes;
-use common::{Dir, PAIRS, TestNode, addrs, config, run, start, until, write_all};
 use futures_util::stream;
 use quorate_core::{NodeId, StateRef};
 use quorate_io::node::{RestoreError, Restored, exit_code, restore};

@@ -1,10 +1,9 @@
 //! The production bindings against the suites that the simulated ones pass too, so that these cannot drift from what
 //! they stand for.
-#![allow(clippy::disallowed_methods, reason = "real files, real sockets")]
 
-#[path = "../../sim/src/conformance/disk.rs"]
+#[path = "../../../sim/src/conformance/disk.rs"]
 mod disk;
-#[path = "../../sim/src/conformance/net.rs"]
+#[path = "../../../sim/src/conformance/net.rs"]
 mod net;
 
 use openraft_rt::AsyncRuntime;

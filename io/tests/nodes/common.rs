@@ -1,5 +1,4 @@
 //! Nodes on real disks and sockets, in this process.
-#![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::future::Future;
 use std::net::TcpListener;

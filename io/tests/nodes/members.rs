@@ -1,21 +1,12 @@
 //! Changes of the membership, on real nodes in one process.
-#![allow(
-    clippy::disallowed_macros,
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::unwrap_used,
-    reason = "tests on real files, real sockets, real time"
-)]
-
-mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::common::{Dir, TestNode, addrs, run, until};
 use bytes::Bytes;
-use common::{Dir, TestNode, addrs, run, until};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
 use quorate_core::founding::FoundingList;

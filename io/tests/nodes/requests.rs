@@ -1,10 +1,4 @@
 //! What a request learns at a node that cannot serve it.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::unwrap_used,
-    reason = "tests on real sockets, in real time"
-)]
 
 use std::net::TcpListener;
 use std::time::Duration;
