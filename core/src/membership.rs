@@ -6,7 +6,7 @@
 //! | anything | while the configuration is joint | nothing yet: the change under way is finished first |
 //! | add | a member already | nothing: it is done |
 //! | | named like nobody | a learner |
-//! | | named like members in memory, none of which answers | a learner that replaces the voter among them; the learners among them go |
+//! | | named like members of whom none answers, their voter, if any, being in memory | a learner that replaces the voter among them; the learners among them go |
 //! | | named like any other member | refused: the name is taken |
 //! | remove | a learner | its record goes |
 //! | | the last voter | refused |
@@ -201,7 +201,8 @@ impl View<'_> {
         let members = &self.membership.members;
         let name = &member.name;
         for (other_id, other) in members {
-            if other.name == *name && !other.in_memory {
+            // A learner has promised nothing that anybody counts on: one that is lost makes room by itself.
+            if other.name == *name && !other.in_memory && self.membership.is_voter(*other_id) {
                 let text = format!(
                     "the name {name:?} belongs to member {other_id}; if that node is lost, remove it first, or give \
                      the new one another name"

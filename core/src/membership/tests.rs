@@ -92,6 +92,16 @@ fn who_is_added_is_a_learner_first() {
     assert_eq!(decide(&membership, &[LOST], add(2, elsewhere.clone())), members(&[(2, elsewhere)], &[]));
 }
 
+/// A node that asked to be admitted and lost its disk before it heard of it comes back under another id.
+#[test]
+fn a_learner_that_is_lost_makes_room_for_one_of_its_name() {
+    let mut membership = cluster(&[named("a"), named("b")], 1);
+    assert_eq!(refused(decide(&membership, &[READY, READY], add(3, named("b")))), RefusalKind::Conflict, "it answers");
+    assert_eq!(decide(&membership, &[READY, LOST], add(3, named("b"))), members(&[(3, named("b"))], &[2]));
+    membership.configs[0].insert(NodeId(2));
+    assert_eq!(refused(decide(&membership, &[READY, LOST], add(3, named("b")))), RefusalKind::Taken, "it votes");
+}
+
 #[test]
 fn a_member_in_memory_is_replaced_once_it_is_gone() {
     let three = [in_memory("a"), in_memory("b"), in_memory("c")];

@@ -135,10 +135,15 @@ impl<P: Platform> Node<P> {
         };
         let _turn = self.turn(origin, deadline).await?;
         let cluster = self.inner.identity.cluster();
+        // Who died a moment ago must not be counted on, and who is there not be replaced.
         let answering = match action {
-            // A voter that died a moment ago must not be counted on.
-            MemberAction::Remove { .. } | MemberAction::Promote { .. } => Some(self.who_answers().await),
-            _ => None,
+            MemberAction::Moved { .. } => None,
+            MemberAction::Join { id, member } => {
+                let (answering, there) = futures_util::join!(self.who_answers(), self.is_there(*id, member));
+                there?;
+                Some(answering)
+            }
+            _ => Some(self.who_answers().await),
         };
         loop {
             let Some(mut seen) = self.see_members() else { return Ok(Attempt::Again(Reason::NoLeader)) };
@@ -209,6 +214,21 @@ impl<P: Platform> Node<P> {
             self.inner.peers.call(&target, ping, PING_WITHIN).await.is_ok().then_some(*id)
         });
         join_all(asked).await.into_iter().flatten().chain([own]).collect()
+    }
+
+    /// A node that asked to be admitted may be gone by the time at which the leader hears of it: it would take the place of
+    /// its own successor.
+    async fn is_there(&self, id: NodeId, member: &Member) -> Result<(), ChangeError> {
+        let target = Target { node: Some(id), addrs: member.peer_addrs.clone() };
+        let ping = Request::Founding(self.own_card());
+        match self.inner.peers.call(&target, &ping, PING_WITHIN).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let addrs = member.peer_addrs.join(", ");
+                let text = format!("the leader does not reach node {id} at {addrs}: {error}");
+                Err(ChangeError::refused(RefusalKind::Unreachable, text))
+            }
+        }
     }
 
     /// `None` if this node does not lead.
@@ -360,8 +380,10 @@ impl<P: Platform> Node<P> {
             return;
         }
         let Ok(_turn) = self.turn(Origin::Node, Moment::<P>::now() + within).await else { return };
-        // As it is now that it is our turn.
-        let Some(seen) = self.see_members().filter(|seen| seen.committed) else { return };
+        // As it is now that it is our turn. One that died a moment ago must not be made a voter, nor be counted on.
+        let answering = self.who_answers().await;
+        let Some(mut seen) = self.see_members().filter(|seen| seen.committed) else { return };
+        seen.reachable_are(&answering);
         let Some(proposal) = seen.view().tend() else { return };
         if let Proposed::Failed(error) = self.propose_members(&proposal, seen.at, within).await {
             tracing::warn!(?proposal, %error, "the membership is not as it is to be yet");
