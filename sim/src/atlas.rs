@@ -2,13 +2,16 @@
 //!
 //! Damage is checked when it is about to be done:
 //!
-//! 1. At any time, nodes whose durable data is damaged are a minority. A log stays damaged; a store is whole again once
-//!    it has been rebuilt, that is once no damaged file has a name any more and the node is up.
+//! 1. At any time, the voters whose durable data is damaged or lost are a minority of every configuration that may be in
+//!    force: the newest committed one and those that came after it. A log stays damaged; a store is whole again once
+//!    it has been rebuilt, that is once no damaged file has a name any more and the node is up. What was lost counts until a
+//!    committed configuration does without it: until the lost member was removed or replaced.
 //! 2. In a log only what is sealed is damaged: batches that have a valid successor on the medium, or that a later
 //!    segment's base vouches for. Rot in a batch without a successor cannot be told from a torn flush by anybody.
 //! 3. Nothing is damaged before the cluster is founded: that takes all its members.
-//! 4. A node that has lost its disk counts as damaged for ever. It must stay out: it has nothing of what it promised.
-//!    Its new disk is not damaged: nobody relies on that.
+//! 4. A node that has lost its disk must stay out, as it has nothing of what it promised, until the others take it in
+//!    under another id. Nobody relies on its new disk before that.
+//! 5. A node that keeps everything in memory loses it with its process.
 //!
 //! Crashes, failed writes and full disks know no bounds.
 //!
@@ -20,6 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quorate_core::admission::{self, Admission};
 use quorate_core::founding::{self, FoundingRecord};
 use quorate_core::identity;
 use quorate_core::log::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, parse_segment_name, segment_name};
@@ -30,6 +34,7 @@ use quorate_io::store::StoreError;
 
 use crate::plan::{Place, Rot};
 use crate::platform::{Drive, FileClass, Garble, Harm};
+use crate::roster::Roster;
 
 /// Where nodes keep their data.
 pub const DATA_DIR: &str = "/data";
@@ -49,6 +54,8 @@ pub enum Fall {
     Gone,
     /// Its store is damaged: started again, it rebuilds it.
     StoreDamaged,
+    /// It was removed from the cluster.
+    Removed,
 }
 
 /// A stretch of a log file in which every byte that counts is checksummed.
@@ -79,20 +86,33 @@ struct Ledger {
     gone: BTreeSet<u32>,
     /// Nodes that have lost their disks.
     wiped: BTreeSet<u32>,
+    /// Nodes with a new disk whose old identity is no member any more: they are to become members.
+    expected: BTreeSet<u32>,
+    /// The cluster was founded.
+    founded: bool,
     counts: BTreeMap<&'static str, u64>,
 }
 
 /// See the module. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Atlas {
-    nodes: u32,
+    /// How many nodes found the cluster.
+    founders: u32,
+    /// Whether nodes keep everything in memory.
+    memory: bool,
+    roster: Roster,
     ledger: Arc<Mutex<Ledger>>,
 }
 
 impl Atlas {
     /// Nothing is damaged yet.
-    pub fn new(nodes: u32) -> Self {
-        Self { nodes, ledger: Arc::default() }
+    pub fn new(founders: u32, memory: bool, roster: Roster) -> Self {
+        Self { founders, memory, roster, ledger: Arc::default() }
+    }
+
+    /// Who is who.
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
     }
 
     fn lock(&self) -> MutexGuard<'_, Ledger> {
@@ -163,35 +183,97 @@ impl Atlas {
         may
     }
 
-    /// Whether a node may lose its disk; if so, it does.
+    /// Whether a node may lose its disk.
     pub fn may_wipe(&self, drives: &[Drive], node: u32) -> bool {
         let may = self.is_cluster_founded(drives) && self.allows(drives, node) && !self.is_gone(node);
-        let mut ledger = self.lock();
         if may {
-            ledger.log.insert(node);
-            ledger.wiped.insert(node);
-            // The damage went with the disk.
-            ledger.store.remove(&node);
-            ledger.must_refuse.remove(&node);
-            ledger.spots.retain(|(of, ..)| *of != node);
-            *ledger.counts.entry("nodes wiped").or_default() += 1;
+            *self.lock().counts.entry("nodes wiped").or_default() += 1;
         } else {
-            *ledger.counts.entry("damage suppressed by the atlas").or_default() += 1;
+            *self.lock().counts.entry("damage suppressed by the atlas").or_default() += 1;
         }
         may
     }
 
-    /// Whether a node has lost its disk.
+    /// A node's disk is emptied: whatever was wrong with it goes, and what the node promised is lost.
+    pub fn empties_disk(&self, node: u32) {
+        self.roster.lose(node);
+        let mut ledger = self.lock();
+        ledger.wiped.insert(node);
+        ledger.expected.remove(&node);
+        ledger.log.remove(&node);
+        ledger.store.remove(&node);
+        ledger.must_refuse.remove(&node);
+        ledger.gone.remove(&node);
+        ledger.spots.retain(|(of, ..)| *of != node);
+    }
+
+    /// A machine takes no part before an operator has it join.
+    pub fn sets_aside(&self, node: u32) {
+        let mut ledger = self.lock();
+        ledger.wiped.insert(node);
+        ledger.gone.insert(node);
+    }
+
+    /// Whether the process of a node may end; if it keeps everything in memory, that is lost then.
+    pub fn may_end(&self, drives: &[Drive], node: u32) -> bool {
+        if !self.memory {
+            return true;
+        }
+        let may = self.roster.is_nobody(node) && self.is_cluster_founded(drives);
+        let may = may || (self.is_cluster_founded(drives) && self.allows(drives, node));
+        let mut ledger = self.lock();
+        if may {
+            self.roster.lose(node);
+            *ledger.counts.entry("memories lost").or_default() += 1;
+        } else {
+            *ledger.counts.entry("ends of processes suppressed by the atlas").or_default() += 1;
+        }
+        may
+    }
+
+    /// Whether a member may be taken out of the membership: the others must do without those of them that are damaged.
+    pub fn may_remove(&self, drives: &[Drive], id: u64) -> bool {
+        if self.roster.is_leaving() {
+            return false;
+        }
+        self.roster.set_leaving(Some(id));
+        let may = self.is_cluster_founded(drives) && self.allows(drives, 0);
+        if !may {
+            self.roster.set_leaving(None);
+        }
+        may
+    }
+
+    /// Whether a node has lost what it kept, and does not vote again yet.
     pub fn is_wiped(&self, node: u32) -> bool {
-        self.lock().wiped.contains(&node)
+        self.lock().wiped.contains(&node) && !self.roster.votes(node)
+    }
+
+    /// A node's disk is empty, and nothing hinders it from becoming a member again.
+    pub fn expect(&self, node: u32) {
+        self.lock().expected.insert(node);
+    }
+
+    /// Whether something may be demanded of a node: its log is whole, and it is, or is to become, a member.
+    pub fn is_sound(&self, node: u32) -> bool {
+        let ledger = self.lock();
+        let is_lost = ledger.wiped.contains(&node) && !ledger.expected.contains(&node);
+        !ledger.log.contains(&node) && !ledger.gone.contains(&node) && !is_lost
     }
 
     /// Rule 3.
-    fn is_cluster_founded(&self, drives: &[Drive]) -> bool {
-        (1..).zip(drives).all(|(node, drive)| is_founded(drive) || self.is_wiped(node))
+    pub(crate) fn is_cluster_founded(&self, drives: &[Drive]) -> bool {
+        let is_founded = |node: u32, drive: &Drive| match self.memory {
+            true => self.roster.has_entered(node),
+            false => is_founded(drive) || self.lock().wiped.contains(&node),
+        };
+        let before = self.lock().founded;
+        let founded = before || (1..=self.founders).zip(drives).all(|(node, drive)| is_founded(node, drive));
+        self.lock().founded = founded;
+        founded
     }
 
-    /// Rule 1.
+    /// Rule 1, if this node were damaged, too; 0 is none.
     fn allows(&self, drives: &[Drive], node: u32) -> bool {
         let mut ledger = self.lock();
         for (number, drive) in (1..).zip(drives) {
@@ -200,7 +282,8 @@ impl Atlas {
             }
         }
         let damaged: BTreeSet<u32> = ledger.log.union(&ledger.store).copied().chain([node]).collect();
-        damaged.len() as u32 <= (self.nodes - 1) / 2
+        // Nobody votes before there is a configuration.
+        self.roster.are_a_minority(&damaged).unwrap_or(false)
     }
 
     /// Whether the log or the papers of a node were damaged, so that nothing may be demanded of it.
@@ -293,24 +376,39 @@ impl Atlas {
             }
             StopError::Storage(_) => self.disk_failed(drive, reserve_is_spent(drive)),
             StopError::Founding(_) => self.stays_out(node),
-            // No plan removes a member.
-            StopError::Removed(_) | StopError::Raft(_) => None,
+            StopError::Removed(_) => {
+                let explained = self.roster.has_left(node);
+                explained.then(|| {
+                    self.out(node, "removed nodes that stopped");
+                    Fall::Removed
+                })
+            }
+            StopError::Raft(_) => None,
         }
     }
 
-    /// It never comes back.
+    /// It never comes back with what it has.
     fn gone(&self, node: u32, what: &'static str) -> Fall {
+        self.lock().log.insert(node);
+        self.out(node, what);
+        Fall::Gone
+    }
+
+    /// It is no member, and is not started again.
+    fn out(&self, node: u32, what: &'static str) {
         let mut ledger = self.lock();
         ledger.gone.insert(node);
-        ledger.log.insert(node);
         ledger.must_refuse.remove(&node);
         *ledger.counts.entry(what).or_default() += 1;
-        Fall::Gone
     }
 
     /// It has found out that it is no member; a reason to do so is that it lost its disk.
     fn stays_out(&self, node: u32) -> Option<Fall> {
-        self.is_wiped(node).then(|| self.gone(node, "wiped nodes that stayed out"))
+        let is_expected = self.lock().expected.contains(&node);
+        (self.is_wiped(node) && !is_expected).then(|| {
+            self.out(node, "wiped nodes that stayed out");
+            Fall::Gone
+        })
     }
 
     fn disk_failed(&self, drive: &Drive, had_no_space: bool) -> Option<Fall> {
@@ -386,6 +484,13 @@ pub fn is_founded(drive: &Drive) -> bool {
     record.is_some_and(|(_, bytes)| FoundingRecord::from_file(&bytes).is_ok_and(|record| record.founded))
 }
 
+/// Whether a node has it on its medium that it belongs to a cluster.
+pub fn is_settled(drive: &Drive) -> bool {
+    let path = Path::new(DATA_DIR).join(admission::FILE_NAME);
+    let admission = drive.durable_of(FileClass::Founding).into_iter().find(|(found, _)| *found == path);
+    is_founded(drive) || admission.is_some_and(|(_, bytes)| Admission::from_file(&bytes).is_ok())
+}
+
 /// Changes bytes in one of the spots; returns which.
 fn strike(drive: &Drive, spots: &[Spot], at: usize, rot: Rot, pick: u64) -> Vec<(PathBuf, u64)> {
     const SECTOR: u64 = 512;
@@ -416,9 +521,10 @@ fn strike(drive: &Drive, spots: &[Spot], at: usize, rot: Rot, pick: u64) -> Vec<
     }
 }
 
-/// The identity and the founding record, whole; not one that a power loss would put another in the place of.
+/// The identity and the record of the founding or the admission, whole; not one that a power loss would put another in the place of.
 fn papers(drive: &Drive) -> Vec<Spot> {
-    let names = [identity::FILE_NAME, founding::FILE_NAME].map(|name| Path::new(DATA_DIR).join(name));
+    let names =
+        [identity::FILE_NAME, founding::FILE_NAME, admission::FILE_NAME].map(|name| Path::new(DATA_DIR).join(name));
     let spot = |path: PathBuf| {
         let len = drive.content(&path)?.len() as u64;
         Some(Spot { path, start: 0, covered: len, len })

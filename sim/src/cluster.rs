@@ -6,24 +6,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::{RaftLogReader, RaftMetrics, ServerState, storage::RaftLogStorage};
+use openraft::{RaftLogReader, ServerState, storage::RaftLogStorage};
 use openraft_rt::AsyncRuntime;
 use quorate_core::StateMachine;
 use quorate_core::config::Timing;
 use quorate_core::disk::Wake;
 use quorate_core::founding::FoundingList;
-use quorate_io::types::{Types, vote_from};
+use quorate_io::types::vote_from;
 use quorate_io::{Node, NodeConfig, Storage};
 
 use crate::atlas::{Atlas, DAMAGE_IS_FOUND, DATA_DIR, Fall, KEEPS_WHOLE_STORES, is_vital_failure};
 use crate::check::history::Violation;
 use crate::check::raft::LogEntry;
+use crate::operator::Order;
 use crate::plan::Plan;
 use crate::platform::{
     DiskProfile, Drive, FileClass, LinkProfile, Machine, SimPlatform, SimRuntime, SimWake, World, WorldConfig,
     global_now,
 };
-use crate::witness::{NO_SPONTANEOUS_STOP, Observed, WIPED_STAYS_OUT, Witness, hash};
+use crate::witness::{NO_SPONTANEOUS_STOP, Observed, Witness, hash};
 use crate::{Event, Trace};
 
 /// A process that is up.
@@ -54,6 +55,8 @@ pub struct Member {
     capacity_bytes: Option<u64>,
     /// Its node has noticed that its disk was full, and has not been seen to recover.
     was_full: bool,
+    /// How often its address has changed.
+    moves: u32,
 }
 
 impl Member {
@@ -69,6 +72,13 @@ impl Member {
         let process =
             move || live.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| running.is_running());
         (machine, Arc::new(process))
+    }
+
+    fn host(&self) -> String {
+        match self.moves {
+            0 => self.config.name.clone(),
+            moves => format!("{}-{moves}", self.config.name),
+        }
     }
 
     /// Why its process has ended by itself, if it has and nobody was told.
@@ -104,12 +114,16 @@ pub struct Cluster {
     witness: Witness,
     disk: DiskProfile,
     machines: Machines,
+    /// Whether nodes keep everything in memory.
+    memory: bool,
+    /// What operators are about.
+    orders: Vec<Order>,
     canary: bool,
 }
 
 impl Cluster {
     /// Machines that are switched off.
-    pub fn new(plan: &Plan, machines: Machines, witness: Witness, trace: Trace) -> Self {
+    pub fn new(plan: &Plan, machines: Machines, (witness, atlas): (Witness, Atlas), trace: Trace) -> Self {
         let disk = DiskProfile {
             sync_ns_max: plan.setup.sync_us_max * 1_000,
             sync_ns_min: plan.setup.sync_us_max * 200,
@@ -122,7 +136,7 @@ impl Cluster {
         let link = LinkProfile { latency_ns: plan.setup.latency_us * 1_000, ..LinkProfile::default() };
         let world = World::new(WorldConfig { seed: plan.seed, disk: disk.clone(), link, trace });
         let bell = SimWake::default();
-        let members = (1..=plan.nodes).map(|n| {
+        let members = (1..=plan.machines()).map(|n| {
             let machine = world.machine(&format!("n{n}"));
             machine.drive().set_bell(bell.clone());
             if plan.has_clocks() {
@@ -140,10 +154,13 @@ impl Cluster {
                 slowness: 1,
                 capacity_bytes: None,
                 was_full: false,
+                moves: 0,
             }
         });
         let members = members.collect();
-        Self { world, members, atlas: Atlas::new(plan.nodes), bell, witness, disk, machines, canary: plan.canary }
+        (plan.nodes + 1..=plan.machines()).for_each(|spare| atlas.sets_aside(spare));
+        let (memory, canary) = (plan.setup.memory, plan.canary);
+        Self { world, members, atlas, bell, witness, disk, machines, memory, orders: Vec::new(), canary }
     }
 
     /// All disks, from node 1.
@@ -191,9 +208,9 @@ impl Cluster {
         member.machine.drive().set_profile(profile);
     }
 
-    /// The members of whom something may be demanded: those that have a log.
+    /// The members of whom something may be demanded.
     pub fn sound(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| !self.atlas.has_damaged_log(member.machine.node()))
+        self.members.iter().filter(|member| self.atlas.is_sound(member.machine.node()))
     }
 
     /// Ends every process that has ended by itself, and starts it again if that makes sense; whether there was one.
@@ -228,11 +245,15 @@ impl Cluster {
         if member.machine.is_running() || self.atlas.is_gone(number) {
             return;
         }
+        if self.memory && member.boots > 0 {
+            self.witness.begin_life(number);
+        }
         member.boots += 1;
         self.atlas.booting(number);
         *member.slot() = None;
         member.take_fall();
-        let torn = if self.atlas.has_damaged_log(number) {
+        let torn = if self.atlas.has_damaged_log(number) || self.memory {
+            self.witness.discard(number);
             false
         } else {
             self.witness.booting(number, member.machine.drive())
@@ -255,6 +276,183 @@ impl Cluster {
         let machine = Observed { node: number, witness, machine, atlas, twice };
         let config = member.config.clone();
         drop(member.machine.boot(move |platform| boot.run(platform, config, machine)));
+    }
+
+    /// Takes the process of a machine, or its power, unless too much would be lost with it; whether it is down.
+    pub fn end(&mut self, index: usize, power: bool) -> bool {
+        let machine = &self.members[index].machine;
+        if machine.is_running() && !self.atlas.may_end(&self.drives(), machine.node()) {
+            return false;
+        }
+        // A paused process must be able to end.
+        machine.resume();
+        if power {
+            machine.power_loss()
+        } else {
+            machine.kill()
+        }
+        true
+    }
+
+    /// Asks a process to stop in good order, unless too much would be lost with it; which of the machine's processes it is,
+    /// if it was asked.
+    pub fn ask_to_stop(&mut self, index: usize) -> Option<u64> {
+        let member = &self.members[index];
+        let live = member.live().filter(|_| self.atlas.may_end(&self.drives(), member.machine.node()))?;
+        let incarnation = live.incarnation;
+        let witness = self.witness.clone();
+        drop(member.machine.spawn(async move {
+            if live.node.stop().await.is_ok() {
+                witness.reached("nodes that were stopped in good order");
+            }
+        }));
+        Some(incarnation)
+    }
+
+    /// A process that was asked to stop has had its time: it ends, and another one starts, unless that is so already.
+    pub fn stopped_long_enough(&mut self, index: usize, incarnation: u64) {
+        if self.members[index].boots == incarnation {
+            self.start_again(index);
+        }
+    }
+
+    /// Ends the process that runs, and starts another. What may be lost with it was asked before.
+    fn start_again(&mut self, index: usize) {
+        self.members[index].machine.resume();
+        self.members[index].machine.kill();
+        self.boot(index);
+    }
+
+    /// A machine loses its disk and what runs on it.
+    pub fn wipe(&mut self, index: usize) {
+        let machine = &self.members[index].machine;
+        // A paused process must be able to end.
+        machine.resume();
+        machine.wipe();
+        // What was still to befall the old disk befalls no other.
+        machine.drive().disarm();
+        self.atlas.empties_disk(machine.node());
+        self.witness.begin_life(machine.node());
+    }
+
+    /// Whether all founders know that there is a cluster.
+    pub fn is_founded(&self) -> bool {
+        self.atlas.is_cluster_founded(&self.drives())
+    }
+
+    /// Machines that are down get other addresses, and whoever starts from now on is told.
+    pub fn move_house(&mut self, indexes: &[usize]) {
+        for index in indexes {
+            let member = &mut self.members[*index];
+            let (number, before) = (member.machine.node(), member.host());
+            member.moves += 1;
+            let (host, network) = (member.host(), self.world.network());
+            network.unmap(&before);
+            network.map(&host, number);
+            let addr = format!("{host}:2380");
+            member.config.peer_listen.clone_from(&addr);
+            member.config.peer_addrs = vec![addr];
+        }
+        let addrs = self.addrs();
+        for NodeConfig { founding, join, .. } in self.members.iter_mut().map(|member| &mut member.config) {
+            founding.members.iter_mut().for_each(|(name, listed)| listed.clone_from(&addrs[name]));
+            if !join.is_empty() {
+                *join = addrs.values().flatten().cloned().collect();
+            }
+        }
+        // Whoever waits to be admitted is known to nobody, and would ask at the old addresses for ever.
+        for index in 0..self.members.len() {
+            let machine = &self.members[index].machine;
+            if machine.is_running() && self.atlas.roster().is_nobody(machine.node()) {
+                self.start_again(index);
+            }
+        }
+    }
+
+    /// Where everybody is, by name.
+    fn addrs(&self) -> BTreeMap<String, Vec<String>> {
+        self.members.iter().map(|m| (m.config.name.clone(), m.config.peer_addrs.clone())).collect()
+    }
+
+    /// An operator takes a member out; at `back_ns` its machine starts again with an empty disk. Whether that may be.
+    pub fn order_removal(&mut self, index: usize, back_ns: u64) -> bool {
+        let member = self.atlas.roster().present_member(self.members[index].machine.node());
+        member.is_some_and(|member| self.remove(index, back_ns, member))
+    }
+
+    fn remove(&mut self, index: usize, back_ns: u64, member: u64) -> bool {
+        let is_ordered = self.orders.iter().any(|order| order.index == index);
+        if is_ordered || !self.atlas.may_remove(&self.drives(), member) {
+            return false;
+        }
+        let (roster, bell) = (self.atlas.roster().clone(), self.bell.clone());
+        let doors = self.members.iter().map(Member::door).collect();
+        self.orders.push(Order::remove(index, back_ns, member, doors, roster, bell));
+        true
+    }
+
+    /// An operator gives a machine that has no sound member an empty disk, and a lost member's place; whether that may be.
+    pub fn order_replacement(&mut self, index: usize) -> bool {
+        let number = self.members[index].machine.node();
+        if self.atlas.is_sound(number) || self.orders.iter().any(|order| order.index == index) {
+            return false;
+        }
+        // It must not become a member by itself meanwhile.
+        self.end(index, false);
+        self.atlas.sets_aside(number);
+        if let Some(member) = self.atlas.roster().member_at(number) {
+            return self.remove(index, 0, member);
+        }
+        self.orders.push(Order::fulfilled(index, 0));
+        true
+    }
+
+    /// Asks for a node to lead, wherever somebody hears it.
+    pub fn ask_to_lead(&self, node: u32) {
+        let asked = self.members.iter().find_map(|member| Some((member.machine.clone(), member.live()?)));
+        let Some((machine, live)) = asked else { return };
+        let witness = self.witness.clone();
+        drop(machine.spawn(async move {
+            if live.node.transfer_leadership(Some(&format!("n{node}"))).await.is_ok() {
+                witness.reached("leaderships handed over on request");
+            }
+        }));
+    }
+
+    /// Machines whose members are out start again with an empty disk, if it is time.
+    pub fn attend(&mut self, now: u64) {
+        let is_due = |order: &Order| order.is_done() && order.back_ns <= now;
+        while let Some(at) = self.orders.iter().position(is_due) {
+            let order = self.orders.remove(at);
+            let (index, number) = (order.index, self.members[order.index].machine.node());
+            if order.is_overtaken(number, self.atlas.roster()) {
+                self.atlas.expect(number);
+                continue;
+            }
+            self.wipe(index);
+            // Founders that were all exchanged would found another cluster: their list names nobody who knows this one.
+            self.members[index].config.join = self.addrs().into_values().flatten().collect();
+            self.atlas.expect(number);
+            self.witness.reached("machines that joined with an empty disk");
+            self.boot(index);
+        }
+    }
+
+    /// Whether an operator is about something.
+    pub fn has_orders(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    /// A machine whose member is still to be taken out, or is out and has not noticed, and which of the two.
+    pub fn unfinished_order(&self) -> Option<(u32, &'static str)> {
+        self.orders.iter().find_map(|order| {
+            let machine = &self.members[order.index].machine;
+            let goes_on = machine.is_running() && self.atlas.roster().has_left(machine.node());
+            match order.is_done() {
+                false => Some((machine.node(), "is still a member, and was to be removed")),
+                true => goes_on.then_some((machine.node(), "was removed, and has not stopped")),
+            }
+        })
     }
 
     /// The index of the node that leads, if one believes so; of several the one with the highest term.
@@ -339,6 +537,7 @@ impl Boot {
                 return self.fall(explained, || format!("n{number} does not start: {error}"));
             }
         };
+        witness.is_called(number, node.node_id().0);
         if !stores(&self.machine).is_subset(&before) {
             // It was rebuilt: some of what was applied so far was applied to a store that could not be read.
             witness.discard(number);
@@ -394,7 +593,7 @@ fn came_back(fall: Fall) -> Option<&'static str> {
     match fall {
         Fall::DiskFailed => Some("nodes that came back after their disk had failed"),
         Fall::StoreDamaged => Some("nodes that came back after their store was found damaged"),
-        Fall::Gone => None,
+        Fall::Gone | Fall::Removed => None,
     }
 }
 
@@ -409,16 +608,12 @@ fn log_entry(entry: &quorate_io::types::raft::Entry) -> LogEntry {
 
 /// Tells the witness of everything that a process says about itself, and shows it the log of each new leader.
 async fn watch_metrics(number: u32, incarnation: u64, node: Node<SimPlatform>, atlas: Atlas, witness: Witness) {
-    let wiped = atlas.is_wiped(number);
     let mut metrics = node.raft().metrics();
     let mut led = 0;
     loop {
         let leads = {
             let metrics = metrics.borrow_and_update();
-            match wiped {
-                true => stays_out(number, &witness, &metrics),
-                false => witness.progress(number, incarnation, &metrics),
-            }
+            witness.progress(number, incarnation, &metrics);
             (metrics.state == ServerState::Leader && metrics.current_term > led).then_some(metrics.current_term)
         };
         if let Some(term) = leads {
@@ -445,20 +640,15 @@ async fn show_log(number: u32, term: u64, node: &Node<SimPlatform>, atlas: &Atla
     witness.leader(number, term, purged, &entries);
 }
 
-/// A node that lost its disk has no business with consensus.
-fn stays_out(number: u32, witness: &Witness, metrics: &RaftMetrics<Types<SimRuntime>>) {
-    if metrics.current_term > 0 || metrics.last_log_index.is_some() {
-        let (term, last) = (metrics.current_term, metrics.last_log_index);
-        let what = format!("n{number} is in term {term}, its log ends at {last:?}");
-        witness.report(Violation::new(WIPED_STAYS_OUT, what, vec![]));
-    }
-}
-
 fn config(plan: &Plan, number: u32) -> NodeConfig {
     let addr = |n: u32| format!("n{n}:2380");
     let members: BTreeMap<_, _> = (1..=plan.nodes).map(|n| (format!("n{n}"), vec![addr(n)])).collect();
     let name = format!("n{number}");
-    let mut config = NodeConfig::new(&name, Storage::Dir(Path::new(DATA_DIR).into()), &addr(number));
+    let storage = if plan.setup.memory { Storage::Memory } else { Storage::Dir(Path::new(DATA_DIR).into()) };
+    let mut config = NodeConfig::new(&name, storage, &addr(number));
+    if number > plan.nodes {
+        config.join = members.values().flatten().cloned().collect();
+    }
     config.founding = FoundingList { token: "simulated".to_owned(), members };
     config.api_addrs = vec![format!("n{number}:8080")];
     let heartbeat = plan.setup.heartbeat_ms;

@@ -110,11 +110,15 @@ mod liveness;
 #[cfg(madsim)]
 mod nemesis;
 #[cfg(madsim)]
+mod operator;
+#[cfg(madsim)]
 pub mod plan;
 #[cfg(madsim)]
 pub mod platform;
 #[cfg(madsim)]
 mod rng;
+#[cfg(madsim)]
+pub mod roster;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]

@@ -29,12 +29,12 @@ use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
 
-use crate::atlas::is_founded;
+use crate::atlas::is_settled;
 use crate::check::history::Violation;
 use crate::client::Client;
 use crate::cluster::{Cluster, Door, Member};
 use crate::nemesis::Nemesis;
-use crate::plan::{Core, Plan};
+use crate::plan::{Ailment, Core, Plan};
 use crate::platform::{SimRuntime, global_now};
 use crate::subject::{Fate, Subject};
 use crate::witness::{STOPS_WHEN_DISK_FAILS, Witness};
@@ -50,10 +50,15 @@ const LIVENESS_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The plan's core with the members that are fit for it, or why there is none.
-fn fit(cluster: &Cluster, drawn: &Core) -> Result<Core, &'static str> {
+fn fit(cluster: &Cluster, plan: &Plan) -> Result<Core, &'static str> {
     let atlas = &cluster.atlas;
-    let whole = |node: u32| !atlas.has_damaged_log(node) && !atlas.is_gone(node) && atlas.has_whole_store(node);
-    let mut core = drawn.clone();
+    if cluster.has_orders() {
+        return Err("cores while the membership was being changed");
+    }
+    let is_settled = |node: u32| is_settled(cluster.members[node as usize - 1].machine.drive());
+    let is_member = |node: u32| atlas.roster().votes(node) || !atlas.is_wiped(node);
+    let whole = |node: u32| atlas.is_sound(node) && is_member(node) && atlas.has_whole_store(node);
+    let mut core = plan.core.clone();
     for member in &mut core.members {
         if whole(*member) {
             continue;
@@ -62,10 +67,16 @@ fn fit(cluster: &Cluster, drawn: &Core) -> Result<Core, &'static str> {
         let (node, _) = substitute.ok_or("cores that would have had a damaged member")?;
         std::mem::swap(node, member);
     }
-    let founded = |node: &u32| is_founded(cluster.members[*node as usize - 1].machine.drive());
-    match core.members.iter().all(founded) {
-        true => Ok(core),
-        false => Err("cores that were not founded"),
+    if !plan.setup.memory && !core.members.iter().all(|node| is_settled(*node)) {
+        return Err("cores that were not founded");
+    }
+    if !atlas.roster().are_a_quorum(&core.members) {
+        return Err("cores that were no quorum of the members");
+    }
+    match plan.setup.memory && core.outsiders.iter().any(|(_, ailment)| matches!(ailment, Ailment::Dead | Ailment::Off))
+    {
+        true => Err("cores whose outsiders would have lost their memory"),
+        false => Ok(core),
     }
 }
 
@@ -101,7 +112,7 @@ pub async fn of_core<S: Subject>(
     if plan.core.is_empty() {
         return Ok(());
     }
-    let core = match fit(cluster, &plan.core) {
+    let core = match fit(cluster, plan) {
         Ok(core) => core,
         Err(why) => {
             witness.reached(why);
@@ -129,7 +140,13 @@ pub async fn of_core<S: Subject>(
 ///
 /// # Errors
 /// What does not come to pass in time.
-pub async fn of_all<S: Subject>(cluster: &mut Cluster, client: &mut Client<S>) -> Result<(), Violation> {
+pub async fn of_all<S: Subject>(cluster: &mut Cluster, client: &mut Client<S>, plan: &Plan) -> Result<(), Violation> {
+    orders(cluster).await?;
+    for index in (0..plan.nodes as usize).filter(|_| plan.setup.repairs) {
+        if cluster.order_replacement(index) {
+            orders(cluster).await?;
+        }
+    }
     let sound: Vec<u32> = cluster.sound().map(|member| member.machine.node()).collect();
     let demand = Demand::new(LIVENESS, &sound, LIVENESS_WITHIN);
     demand.served(cluster, client).await?;
@@ -156,6 +173,20 @@ pub async fn of_all<S: Subject>(cluster: &mut Cluster, client: &mut Client<S>) -
         }
         SimRuntime::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Members that were to be taken out are, and have noticed; their machines come back.
+async fn orders(cluster: &mut Cluster) -> Result<(), Violation> {
+    let demand = Demand::new(LIVENESS, &[], LIVENESS_WITHIN);
+    while let Some((node, what)) = cluster.unfinished_order() {
+        cluster.raise();
+        if demand.is_over() {
+            return Err(demand.late(&format!("n{node} {what}")));
+        }
+        SimRuntime::sleep(LOOK_EVERY).await;
+    }
+    cluster.attend(u64::MAX);
+    Ok(())
 }
 
 fn is_full((_, live): &Door) -> bool {

@@ -10,7 +10,7 @@ use openraft_rt::AsyncRuntime;
 
 use crate::atlas::Fall;
 use crate::cluster::Cluster;
-use crate::plan::{DiskFault, Fault, FaultKind, Plan, Victim};
+use crate::plan::{DiskFault, Fault, FaultKind, MemberFault, Plan, Victim};
 use crate::platform::{Detained, LinkProfile, SimRuntime, global_now};
 use crate::trace::Event;
 
@@ -31,6 +31,10 @@ enum Ending {
     /// A clock drifts as it did at first.
     Rate(usize),
     Boot(Vec<usize>),
+    /// A process that was asked to stop has had its time: whose, and which of the machine's it was.
+    Again(usize, u64),
+    /// A machine whose member is out may come back.
+    Back,
     Resume(usize),
     /// The host of a node that has stopped by itself ends, with its power if the plan says so.
     Bury {
@@ -147,11 +151,12 @@ impl<'a> Nemesis<'a> {
             match member.take_fall().filter(|_| running) {
                 Some(Fall::DiskFailed) => self.disk_failed(index),
                 Some(Fall::StoreDamaged) => self.later(0, Ending::Bury { index, power: false, for_ms: 50 }),
-                Some(Fall::Gone) => member.machine.kill(),
+                Some(Fall::Gone | Fall::Removed) => member.machine.kill(),
                 None => {}
             }
             self.note_cut(cluster, index);
         }
+        cluster.attend(global_now());
     }
 
     /// A disk that is cut, or is about to be, is soon without power.
@@ -172,6 +177,7 @@ impl<'a> Nemesis<'a> {
         cluster.world.trace().event(Event { at, node: 0, kind: "fault", subject: &text, numbers, payload });
         let ending = match &fault.kind {
             FaultKind::Disk(kind) => self.begin_disk(cluster, kind, fault.for_ms),
+            FaultKind::Member(kind) => begin_member(cluster, *kind, fault.for_ms),
             FaultKind::Clog(node) => Some(self.clog(cluster, *node)),
             FaultKind::LateBytes(from, to) => {
                 let detained = cluster.world.network().detain(*from, *to);
@@ -196,7 +202,7 @@ impl<'a> Nemesis<'a> {
             }
             Ending::Free(node) => {
                 self.clogged.remove(&node);
-                for other in (1..=self.plan.nodes).filter(|other| !self.clogged.contains(other)) {
+                for other in (1..=self.plan.machines()).filter(|other| !self.clogged.contains(other)) {
                     both((node, other)).for_each(|(from, to)| network.unclog(from, to));
                 }
             }
@@ -213,6 +219,8 @@ impl<'a> Nemesis<'a> {
                 }
             }
             Ending::Boot(indexes) => indexes.into_iter().for_each(|index| cluster.boot(index)),
+            Ending::Again(index, incarnation) => cluster.stopped_long_enough(index, incarnation),
+            Ending::Back => cluster.attend(global_now()),
             Ending::Resume(index) => cluster.members[index].machine.resume(),
             Ending::Bury { index, power, for_ms } => {
                 let ending = down(cluster, vec![index], power);
@@ -228,7 +236,7 @@ impl<'a> Nemesis<'a> {
 impl Nemesis<'_> {
     fn clog(&mut self, cluster: &Cluster, node: u32) -> Ending {
         self.clogged.insert(node);
-        for other in (1..=self.plan.nodes).filter(|other| *other != node) {
+        for other in (1..=self.plan.machines()).filter(|other| *other != node) {
             both((node, other)).for_each(|(from, to)| cluster.world.network().clog(from, to));
         }
         Ending::Free(node)
@@ -245,14 +253,15 @@ fn victim(cluster: &Cluster, victim: Victim) -> usize {
 /// The nodes that a fault befalls, as things stand.
 fn struck(cluster: &Cluster, kind: &FaultKind) -> Vec<u32> {
     match kind {
-        FaultKind::Latency(_) | FaultKind::PowerLossAll | FaultKind::KillAll => {
-            (1..=cluster.members.len() as u32).collect()
-        }
+        FaultKind::Latency(_)
+        | FaultKind::PowerLossAll
+        | FaultKind::KillAll
+        | FaultKind::Member(MemberFault::MoveAll) => (1..=cluster.members.len() as u32).collect(),
         kind => kind.victims().into_iter().map(|whom| victim(cluster, whom) as u32 + 1).collect(),
     }
 }
 
-fn begin(cluster: &Cluster, fault: &Fault) -> Option<Ending> {
+fn begin(cluster: &mut Cluster, fault: &Fault) -> Option<Ending> {
     let nodes = cluster.members.len() as u32;
     let index = |whom: &Victim| victim(cluster, *whom);
     let leader = index(&Victim::Leader) as u32 + 1;
@@ -314,7 +323,7 @@ fn begin(cluster: &Cluster, fault: &Fault) -> Option<Ending> {
             None
         }
         // Elsewhere.
-        FaultKind::Disk(_) | FaultKind::Clog(_) | FaultKind::LateBytes(..) => None,
+        FaultKind::Disk(_) | FaultKind::Clog(_) | FaultKind::LateBytes(..) | FaultKind::Member(_) => None,
     }
 }
 
@@ -327,12 +336,41 @@ fn block(cluster: &Cluster, links: Vec<(u32, u32)>) -> Ending {
     Ending::Open(links)
 }
 
-fn down(cluster: &Cluster, indexes: Vec<usize>, power: bool) -> Ending {
-    for index in &indexes {
-        let machine = &cluster.members[*index].machine;
-        // A paused process must be able to end.
-        machine.resume();
-        if power { machine.power_loss() } else { machine.kill() }
+fn down(cluster: &mut Cluster, mut indexes: Vec<usize>, power: bool) -> Ending {
+    indexes.retain(|index| cluster.end(*index, power));
+    Ending::Boot(indexes)
+}
+
+fn begin_member(cluster: &mut Cluster, fault: MemberFault, for_ms: u64) -> Option<Ending> {
+    match fault {
+        MemberFault::Restart(whom) => {
+            let index = victim(cluster, whom);
+            cluster.ask_to_stop(index).map(|incarnation| Ending::Again(index, incarnation))
+        }
+        MemberFault::Remove(whom) => {
+            let index = victim(cluster, whom);
+            let back_ns = global_now() + for_ms * MS;
+            cluster.order_removal(index, back_ns).then_some(Ending::Back)
+        }
+        MemberFault::Replace(node) => {
+            cluster.order_replacement(node as usize - 1);
+            Some(Ending::Back)
+        }
+        MemberFault::Transfer(node) => {
+            cluster.ask_to_lead(node);
+            None
+        }
+        MemberFault::Move(whom) => {
+            let index = victim(cluster, whom);
+            Some(move_house(cluster, vec![index]))
+        }
+        MemberFault::MoveAll => Some(move_house(cluster, (0..cluster.members.len()).collect())),
     }
+}
+
+fn move_house(cluster: &mut Cluster, mut indexes: Vec<usize>) -> Ending {
+    // A founding list is the same everywhere: nobody moves in the middle of that.
+    indexes.retain(|index| cluster.is_founded() && cluster.end(*index, false));
+    cluster.move_house(&indexes);
     Ending::Boot(indexes)
 }

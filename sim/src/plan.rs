@@ -11,6 +11,7 @@ mod core;
 mod disk;
 mod draw;
 mod incident;
+mod member;
 mod strategy;
 mod text;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use clock::Clock;
 pub use core::{Ailment, Core};
 pub use disk::{DiskFault, Place, Rot};
+pub use member::MemberFault;
 pub use strategy::{PlanTree, Plans, plans};
 pub use text::PlanError;
 
@@ -32,6 +34,9 @@ pub struct Plan {
     pub seed: u64,
     /// How many nodes found the cluster.
     pub nodes: u32,
+    /// How many machines more there are, which take part only if an operator has them join.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub spares: u32,
     /// When the faults end and everything heals, in milliseconds.
     pub heal_ms: u64,
     /// Node 1 applies some commands twice: a bug on purpose, to see that it is found. Never drawn.
@@ -53,6 +58,10 @@ pub struct Plan {
 
 fn is_false(flag: &bool) -> bool {
     !flag
+}
+
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Settings of the nodes that the simulator varies.
@@ -81,6 +90,10 @@ pub struct Setup {
     pub sync_stall_per_mille: u32,
     /// The nodes' clocks, from node 1; one that is not listed is exact.
     pub clocks: Vec<Clock>,
+    /// Nodes keep everything in memory: one whose process ends has lost it all.
+    pub memory: bool,
+    /// When everything has healed, operators replace what is lost, and demand that it serves.
+    pub repairs: bool,
 }
 
 /// What clients do.
@@ -183,6 +196,8 @@ pub enum FaultKind {
     ClockDrift(Victim, i64),
     /// Something else that disks do.
     Disk(DiskFault),
+    /// Something that an operator does.
+    Member(MemberFault),
 }
 
 impl FaultKind {
@@ -214,6 +229,7 @@ impl FaultKind {
             Self::Pause(_) => "pause",
             Self::DiskStall(_) => "disk stall",
             Self::Disk(fault) => fault.class(),
+            Self::Member(fault) => fault.class(),
         }
     }
 
@@ -238,6 +254,7 @@ impl FaultKind {
             | Self::ClockStep(victim, _)
             | Self::ClockDrift(victim, _) => vec![*victim],
             Self::Disk(fault) => vec![fault.victim()],
+            Self::Member(fault) => fault.victim().into_iter().collect(),
             Self::IsolateLeader | Self::LeaderHalfDeaf(_) => vec![Victim::Leader],
             Self::Latency(_) | Self::PowerLossAll | Self::KillAll => vec![],
         }
@@ -277,11 +294,17 @@ pub fn fault_classes() -> Vec<&'static str> {
     ];
     classes.extend(clock::CLASSES);
     classes.extend(connection::CLASSES);
+    classes.extend(member::CLASSES);
     classes.extend(disk::CLASSES.iter().filter(|(_, most)| *most > 0).map(|(class, _)| *class));
     classes
 }
 
 impl Plan {
+    /// How many machines there are.
+    pub fn machines(&self) -> u32 {
+        self.nodes + self.spares
+    }
+
     /// Whether some clock is not exact at some time.
     pub fn has_clocks(&self) -> bool {
         let is_clocks = |fault: &Fault| matches!(fault.kind, FaultKind::ClockStep(..) | FaultKind::ClockDrift(..));
@@ -315,6 +338,8 @@ impl Default for Setup {
             us_per_kib: 0,
             sync_stall_per_mille: 0,
             clocks: vec![],
+            memory: false,
+            repairs: false,
         }
     }
 }
@@ -384,6 +409,7 @@ impl fmt::Display for FaultKind {
             Self::Pause(victim) => write!(f, "pause {victim}"),
             Self::DiskStall(victim) => write!(f, "disk of {victim} stands still"),
             Self::Disk(fault) => fault.fmt(f),
+            Self::Member(fault) => fault.fmt(f),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
 
+use crate::atlas::Atlas;
 use crate::check::history::{Operation, Violation};
 use crate::client::{Client, History, Journal};
 use crate::cluster::{Cluster, Door, Member};
@@ -13,6 +14,7 @@ use crate::liveness;
 use crate::nemesis::Nemesis;
 use crate::plan::Plan;
 use crate::platform::{DiskCounters, NetCounters, SimRuntime, global_now, run as in_simulation};
+use crate::roster::Roster;
 use crate::subject::{Fate, Kv, Subject};
 use crate::trace::{Recorded, Trace};
 use crate::witness::{Seen, Witness};
@@ -112,9 +114,12 @@ fn run_into<S: Subject>(subject: &S, plan: &Plan, trace: &Trace) -> ReportOf<S> 
 }
 
 async fn execute<S: Subject>(subject: S, plan: Plan, trace: Trace) -> ReportOf<S> {
-    let witness = Witness::new(plan.nodes, trace.clone());
+    let roster = Roster::default();
+    let atlas = Atlas::new(plan.nodes, plan.setup.memory, roster.clone());
+    let witness = Witness::new(roster, trace.clone());
     let machines = subject.clone();
-    let mut cluster = Cluster::new(&plan, Box::new(move || machines.machine()), witness.clone(), trace.clone());
+    let observers = (witness.clone(), atlas);
+    let mut cluster = Cluster::new(&plan, Box::new(move || machines.machine()), observers, trace.clone());
     let journal = Journal::<S>::new(trace.clone(), witness.working());
     let mut nemesis = Nemesis::new(&plan, &mut cluster);
     cluster.boot_all();
@@ -137,12 +142,14 @@ async fn execute<S: Subject>(subject: S, plan: Plan, trace: Trace) -> ReportOf<S
         // A client task does not fail; the simulation would have.
         let _ = client.await;
     }
-    let converged = liveness::of_all(&mut cluster, &mut last).await;
+    let converged = liveness::of_all(&mut cluster, &mut last, &plan).await;
     last.hang_up();
     cluster.inspect().await;
     for member in cluster.sound() {
         let node = member.machine.node();
-        witness.medium(node, member.machine.drive());
+        if !plan.setup.memory {
+            witness.medium(node, member.machine.drive());
+        }
         if let Some(live) = member.live().filter(|_| converged.is_ok()) {
             witness.at_rest(node, live.node.store().applied().map(|applied| applied.index));
         }
@@ -167,6 +174,7 @@ async fn execute<S: Subject>(subject: S, plan: Plan, trace: Trace) -> ReportOf<S
     }
     stats.reached = reached(&witness.seen(), &journal, plan.nodes);
     stats.reached.insert("runs with a quiet second", u64::from(plan.quiet_ms() >= 1_000));
+    stats.reached.insert("runs in memory", u64::from(plan.setup.memory));
     stats.reached.extend(cluster.atlas.counts());
     for drive in cluster.drives() {
         let counters = drive.counters();

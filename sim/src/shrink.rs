@@ -96,7 +96,8 @@ impl Pass {
             }
             Self::Nodes => {
                 let fewer = [1, 3].into_iter().filter(|nodes| *nodes < plan.nodes);
-                fewer.map(|nodes| with_nodes(plan, nodes)).collect()
+                let no_spares = Plan { spares: 0, ..plan.clone() };
+                fewer.map(|nodes| with_nodes(plan, nodes)).chain([no_spares]).collect()
             }
             Self::Sooner => sooner(plan),
             Self::Healing => {
@@ -126,7 +127,8 @@ fn with_workload(plan: &Plan, change: impl FnOnce(&mut Workload)) -> Plan {
 }
 
 fn with_nodes(plan: &Plan, nodes: u32) -> Plan {
-    let mut plan = Plan { nodes, ..plan.clone() };
+    // A spare that a fault names would be another machine.
+    let mut plan = Plan { nodes, spares: 0, ..plan.clone() };
     plan.setup.clocks.truncate(nodes as usize);
     plan
 }
@@ -160,7 +162,7 @@ fn durations(plan: &Plan) -> Vec<Plan> {
 /// Everything as usual, or one thing.
 fn setups(plan: &Plan) -> Vec<Plan> {
     let usual = Setup::default();
-    let changes: [fn(&mut Setup, &Setup); 12] = [
+    let changes: [fn(&mut Setup, &Setup); 13] = [
         |setup, usual| *setup = usual.clone(),
         |setup, usual| setup.snapshot_every_entries = usual.snapshot_every_entries,
         |setup, usual| setup.keep_entries = usual.keep_entries,
@@ -173,6 +175,7 @@ fn setups(plan: &Plan) -> Vec<Plan> {
         |setup, usual| setup.us_per_kib = usual.us_per_kib,
         |setup, usual| setup.clocks = usual.clocks.clone(),
         |setup, usual| setup.sync_stall_per_mille = usual.sync_stall_per_mille,
+        |setup, usual| setup.repairs = usual.repairs,
     ];
     let changed = changes.into_iter().map(|change| {
         let mut plan = plan.clone();

@@ -22,6 +22,7 @@ use crate::check::raft::{
     LogEntry, LogMatching, Monotonic, Progress, SingleVote, StateMachineEquality,
 };
 use crate::platform::{Drive, FileClass, SimRuntime, global_now};
+use crate::roster::{News, Roster};
 use crate::subject::Committed;
 use crate::trace::{Event, Trace, fold_bytes};
 use medium::Medium;
@@ -33,12 +34,18 @@ pub const NO_SPONTANEOUS_STOP: &str =
 /// Failures?", ATC 2020).
 pub const STOPS_WHEN_DISK_FAILS: &str = "a node whose write or sync failed stops";
 
-/// A node that lost its disk has forgotten its votes and its log (openraft's FAQ on reusing a node id; Raft section 5.1).
-pub const WIPED_STAYS_OUT: &str = "a node that lost its disk stays out";
+/// A node that lost what it kept has forgotten its votes and its log (openraft's FAQ on reusing a node id; Raft §5.1): it
+/// takes part as somebody else, and only once the others say so.
+pub const WIPED_STAYS_OUT: &str = "a node that lost what it kept stays out until a membership names it";
+
+/// Votes and log are promises of an identity (Raft §5.1, §6): two nodes with one, or a node that comes back without its
+/// promises, can make a second majority.
+pub const ONE_IDENTITY: &str = "a node id is of one node, for ever";
 
 /// How many indexes a recorded progress has: committed, applied, last in the log, snapshot, purged.
 pub(crate) const PROGRESS_INDEXES: usize = 5;
 
+#[derive(Default)]
 struct Oracles {
     election: ElectionSafety,
     matching: LogMatching,
@@ -106,30 +113,16 @@ pub struct Applied {
 }
 
 impl Oracles {
-    fn new(nodes: u32) -> Self {
-        Self {
-            election: ElectionSafety::default(),
-            matching: LogMatching::default(),
-            completeness: LeaderCompleteness::default(),
-            immutable: CommittedImmutable::default(),
-            on_quorum: CommittedOnQuorum::new(nodes as usize),
-            monotonic: Monotonic::default(),
-            vote: SingleVote::default(),
-            votes: DurableVote::default(),
-            equality: StateMachineEquality::default(),
-            equality_applying: StateMachineEquality::default(),
-            stays: AppliedStays::default(),
-            commands: BTreeMap::new(),
-            violation: None,
-            seen: Seen::default(),
-            nodes: BTreeMap::new(),
-        }
-    }
-
     /// A node, which is in `term`, has applied a command.
-    fn applied(&mut self, node: u32, term: u64, under_load: bool, applied: Applied) -> Result<(), Violation> {
+    fn applied(
+        &mut self,
+        (node, at): (u32, At),
+        term: u64,
+        under_load: bool,
+        applied: Applied,
+    ) -> Result<(), Violation> {
         let Applied { at: id, command, response, changes_hash, state_hash } = applied;
-        let (at, index) = (Witness::at(node), id.index);
+        let index = id.index;
         let replica = self.nodes.entry(node).or_default();
         if index > replica.command {
             let skipped = replica.command + 1..index;
@@ -155,7 +148,12 @@ impl Oracles {
 
 /// Shared by everything that observes a run. Keeps the first violation.
 #[derive(Clone)]
-pub struct Witness(Arc<Mutex<Oracles>>, Working, Trace);
+pub struct Witness {
+    oracles: Arc<Mutex<Oracles>>,
+    working: Working,
+    roster: Roster,
+    trace: Trace,
+}
 
 /// How many operations of clients are under way.
 pub type Working = Arc<AtomicU64>;
@@ -166,17 +164,18 @@ pub(crate) fn hash(parts: &[&[u8]]) -> u64 {
 }
 
 impl Witness {
-    /// Of a cluster of so many nodes, all of which vote; one that also tells a trace.
-    pub fn new(nodes: u32, trace: Trace) -> Self {
-        Self(Arc::new(Mutex::new(Oracles::new(nodes))), Working::default(), trace)
+    /// Of a cluster whose nodes are on this roster; one that also tells a trace.
+    pub fn new(roster: Roster, trace: Trace) -> Self {
+        Self { oracles: Arc::default(), working: Working::default(), roster, trace }
     }
 
     fn lock(&self) -> MutexGuard<'_, Oracles> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.oracles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at(node: u32) -> At {
-        At { node: u64::from(node), time_ns: global_now() }
+    /// Nodes go by their lives: one that lost what it kept is somebody else.
+    fn at(&self, node: u32) -> At {
+        At { node: self.roster.life(node), time_ns: global_now() }
     }
 
     fn note(&self, observe: impl FnOnce(&mut Oracles) -> Result<(), Violation>) {
@@ -184,14 +183,14 @@ impl Witness {
         let Err(violation) = observe(&mut oracles) else { return };
         if oracles.violation.is_none() {
             let (at, subject, payload) = (global_now(), violation.property, violation.explanation.as_bytes());
-            self.2.event(Event { at, node: 0, kind: "violation found", subject, numbers: [0, 0], payload });
+            self.trace.event(Event { at, node: 0, kind: "violation found", subject, numbers: [0, 0], payload });
             oracles.violation = Some(violation);
         }
     }
 
     /// To be counted up by clients that begin an operation, and down when it ends.
     pub fn working(&self) -> Working {
-        self.1.clone()
+        self.working.clone()
     }
 
     /// Something happened that a sweep should have reached.
@@ -222,11 +221,11 @@ impl Witness {
     /// A node's state machine was given a command. What it answered counts once the node says that it has applied it:
     /// if the state could not be read meanwhile, the store throws the answer away.
     pub fn applied(&self, node: u32, applied: Applied) {
-        if self.2.is_recording() {
+        if self.trace.is_recording() {
             let Applied { at, command, response, .. } = &applied;
             let (kind, subject, numbers) = ("raft apply", text::applied(command, response), [at.term, at.index]);
             let subject = subject.as_str();
-            self.2.detail(Event { at: global_now(), node, kind, subject, numbers, payload: &[] });
+            self.trace.detail(Event { at: global_now(), node, kind, subject, numbers, payload: &[] });
         }
         let mut oracles = self.lock();
         let unconfirmed = &mut oracles.nodes.entry(node).or_default().unconfirmed;
@@ -242,7 +241,7 @@ impl Witness {
 
     /// A node says, in this term, that it has applied everything up to an index.
     pub fn confirmed(&self, node: u32, term: u64, upto: u64) {
-        let under_load = self.1.load(Ordering::Relaxed) > 0;
+        let (at, under_load) = (self.at(node), self.working.load(Ordering::Relaxed) > 0);
         self.note(|o| {
             let unconfirmed = &mut o.nodes.entry(node).or_default().unconfirmed;
             // In order of their index.
@@ -252,7 +251,7 @@ impl Witness {
             let (confirmed, rest) = std::mem::take(unconfirmed).into_iter().partition(|a| a.at.index <= upto);
             *unconfirmed = rest;
             let confirmed: Vec<Applied> = confirmed;
-            confirmed.into_iter().try_for_each(|applied| o.applied(node, term, under_load, applied))
+            confirmed.into_iter().try_for_each(|applied| o.applied((node, at), term, under_load, applied))
         });
     }
 
@@ -273,6 +272,7 @@ impl Witness {
             metrics,
             [progress.commit, progress.applied, metrics.last_log_index, snapshot, purged],
         );
+        self.members(node, metrics);
         self.confirmed(node, progress.term, progress.applied.unwrap_or(0));
         self.note(|o| {
             let (seen, replica) = (&mut o.seen, o.nodes.entry(node).or_default());
@@ -284,17 +284,55 @@ impl Witness {
             replica.purged = replica.purged.max(purged.unwrap_or(0));
             replica.last_log = last_log;
             if vote.term > 0 {
-                o.votes.observe_told(Self::at(node), vote.term);
+                o.votes.observe_told(self.at(node), vote.term);
                 if !vote.committed {
-                    o.vote.observe(Self::at(node), vote.term, vote.node.0)?;
+                    o.vote.observe(self.at(node), vote.term, vote.node.0)?;
                 }
             }
             if metrics.state == ServerState::Leader {
                 seen.leaders.insert(metrics.current_term);
-                o.election.observe(Self::at(node), metrics.current_term, metrics.id.0)?;
+                o.election.observe(self.at(node), metrics.current_term, metrics.id.0)?;
             }
-            o.monotonic.observe(Self::at(node), incarnation, progress)
+            o.monotonic.observe(self.at(node), incarnation, progress)
         });
+    }
+
+    /// What a node's metrics say about who it is and who votes.
+    fn members(&self, node: u32, metrics: &openraft::RaftMetrics<Types<SimRuntime>>) {
+        let is_new = self.roster.life(node) != u64::from(node);
+        if is_new && (metrics.current_term > 0 || metrics.last_log_index.is_some()) && !self.roster.names(metrics.id.0)
+        {
+            let (term, last) = (metrics.current_term, metrics.last_log_index);
+            let what = format!("n{node} is in term {term}, its log ends at {last:?}, and no membership names it");
+            self.report(Violation::new(WIPED_STAYS_OUT, what, vec![]));
+        }
+        let News { config, committed } = self.roster.observe(node, metrics);
+        if config.is_none() && committed.is_none() {
+            return;
+        }
+        self.note(|o| {
+            let others = &mut o.seen.others;
+            if let Some((index, _, voters)) = config {
+                *others.entry("configurations").or_default() += 1;
+                *others.entry("joint configurations").or_default() += u64::from(voters.len() > 1);
+                o.on_quorum.observe_voters(index, voters);
+            }
+            committed.into_iter().for_each(|index| o.on_quorum.observe_committed_voters(index));
+            Ok(())
+        });
+    }
+
+    /// A machine begins another life, with nothing.
+    pub fn begin_life(&self, node: u32) {
+        self.roster.begin_life(node);
+        self.lock().nodes.remove(&node);
+    }
+
+    /// A node has this id.
+    pub fn is_called(&self, node: u32, id: u64) {
+        if let Err(what) = self.roster.is_called(node, id) {
+            self.report(Violation::new(ONE_IDENTITY, what, vec![]));
+        }
     }
 
     /// For a recording: the role, the term, who the node is and whom it follows, and its log in numbers.
@@ -304,7 +342,7 @@ impl Witness {
         metrics: &openraft::RaftMetrics<Types<SimRuntime>>,
         indexes: [Option<u64>; PROGRESS_INDEXES],
     ) {
-        if !self.2.is_recording() {
+        if !self.trace.is_recording() {
             return;
         }
         let subject = match metrics.state {
@@ -318,28 +356,28 @@ impl Witness {
         let numbers = indexes.iter().map(|index| index.unwrap_or(u64::MAX)).chain([leader]);
         let payload: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
         let (at, numbers) = (global_now(), [metrics.current_term, metrics.id.0]);
-        self.2.detail(Event { at, node, kind: "raft progress", subject, numbers, payload: &payload });
+        self.trace.detail(Event { at, node, kind: "raft progress", subject, numbers, payload: &payload });
     }
 
     /// A node's whole log, as its reader returns it.
     pub fn log(&self, node: u32, entries: &[LogEntry]) {
-        self.note(|o| o.matching.observe(Self::at(node), entries));
+        self.note(|o| o.matching.observe(self.at(node), entries));
     }
 
     /// The log of a node that leads `term`, or did: what it has purged, and what it has.
     pub fn leader(&self, node: u32, term: u64, purged: Option<u64>, entries: &[LogEntry]) {
         let log = entries.iter().map(|entry| (entry.index, entry.term));
-        self.note(|o| o.completeness.observe_leader(Self::at(node), term, purged, log));
+        self.note(|o| o.completeness.observe_leader(self.at(node), term, purged, log));
     }
 
     /// A node's state at its last applied entry.
     pub fn state(&self, node: u32, applied: u64, state_hash: u64) {
-        self.note(|o| o.equality.observe(Self::at(node), applied, state_hash));
+        self.note(|o| o.equality.observe(self.at(node), applied, state_hash));
     }
 
     /// The cluster has come to rest, and a node has applied everything up to an index.
     pub fn at_rest(&self, node: u32, applied: Option<u64>) {
-        self.note(|o| o.stays.observe_rest(Self::at(node), applied));
+        self.note(|o| o.stays.observe_rest(self.at(node), applied));
     }
 
     /// A node is about to boot from its disk. Returns whether its log ends in something that it has to cut.
@@ -355,7 +393,7 @@ impl Witness {
 
     /// A node has started, and this is the term that its log says it was in, or a newer one.
     pub fn started(&self, node: u32, term: Option<u64>) {
-        self.note(|o| o.votes.observe_start(Self::at(node), term));
+        self.note(|o| o.votes.observe_start(self.at(node), term));
     }
 
     /// What is on a node's medium: the votes that it could have told anybody are among it, and the entries that it could
@@ -363,7 +401,7 @@ impl Witness {
     /// has made it durable. Returns how many segments end in something that is no valid batch.
     pub fn medium(&self, node: u32, drive: &Drive) -> u64 {
         let medium = Medium::read(drive);
-        let at = Self::at(node);
+        let at = self.at(node);
         for vote in &medium.votes {
             self.note(|o| match vote.committed {
                 // Who leads may differ from whom this node voted for.
@@ -373,7 +411,10 @@ impl Witness {
         }
         let term = medium.votes.iter().map(|vote| vote.term).max();
         self.note(|o| o.votes.observe_disk(at, term));
-        self.note(|o| o.on_quorum.observe_medium(at, medium.purged, &medium.entries));
+        if let Some(id) = medium.identity {
+            self.is_called(node, id);
+            self.note(|o| o.on_quorum.observe_medium(id, medium.purged, &medium.entries));
+        }
         medium.torn
     }
 }

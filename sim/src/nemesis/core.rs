@@ -1,7 +1,7 @@
 //! Leaves a core with all that it needs, and the others with what ails them, until everything heals.
 
 use super::{Ending, Nemesis};
-use crate::atlas::is_founded;
+use crate::atlas::is_settled;
 use crate::cluster::Cluster;
 use crate::plan::{Ailment, Core};
 use crate::platform::global_now;
@@ -52,8 +52,9 @@ fn ail(cluster: &mut Cluster, node: u32, ailment: Ailment) {
     machine.resume();
     match ailment {
         Ailment::AsItWas => {}
-        Ailment::Dead => machine.kill(),
-        Ailment::Off => machine.power_loss(),
+        Ailment::Dead | Ailment::Off => {
+            cluster.end(index, ailment == Ailment::Off);
+        }
         Ailment::Paused => machine.pause(),
         Ailment::CutOff => link(cluster, node, false, false),
         Ailment::Deaf => link(cluster, node, true, false),
@@ -64,7 +65,7 @@ fn ail(cluster: &mut Cluster, node: u32, ailment: Ailment) {
         }
         Ailment::Full => {
             // Nothing is set aside for a node that is yet to make its first files.
-            if is_founded(machine.drive()) {
+            if is_settled(machine.drive()) {
                 cluster.limit(index, Some(machine.drive().used_bytes()));
             }
             link(cluster, node, true, true);

@@ -1,7 +1,7 @@
 //! Faults of disks, and crashes at named points.
 
 use super::{Ending, Nemesis, down, victim};
-use crate::atlas::is_founded;
+use crate::atlas::is_settled;
 use crate::cluster::Cluster;
 use crate::plan::{DiskFault, Place, Rot};
 use crate::platform::{FileClass, Trap, TrapKind, global_now};
@@ -35,19 +35,14 @@ impl Nemesis<'_> {
                 Some(Ending::Speed(index))
             }
             DiskFault::Wipe { .. } => {
-                let member = &cluster.members[index];
-                if cluster.atlas.may_wipe(&cluster.drives(), member.machine.node()) {
-                    // A paused process must be able to end.
-                    member.machine.resume();
-                    member.machine.wipe();
-                    // What was still to befall the old disk befalls no other: the atlas has forgotten it, too.
-                    member.machine.drive().disarm();
+                if cluster.atlas.may_wipe(&cluster.drives(), cluster.members[index].machine.node()) {
+                    cluster.wipe(index);
                     return Some(Ending::Boot(vec![index]));
                 }
                 None
             }
             // Nothing is set aside for a node that is yet to make its first files.
-            DiskFault::Full { .. } if !is_founded(&drive) => None,
+            DiskFault::Full { .. } if !is_settled(&drive) => None,
             DiskFault::Full { room_kib, restart, .. } => {
                 cluster.limit(index, Some(drive.used_bytes() + (room_kib << 10)));
                 if *restart {

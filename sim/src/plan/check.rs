@@ -36,6 +36,7 @@ impl Plan {
     /// The first field that is wrong, and why.
     pub fn check(&self) -> Result<(), PlanError> {
         within("nodes", self.nodes, 1..=9)?;
+        within("spares", self.spares, 0..=4)?;
         within("heal_ms", self.heal_ms, 1..=3_600_000)?;
         self.setup.check(self.nodes)?;
         self.workload.check()?;
@@ -114,8 +115,8 @@ impl Fault {
         let field = &format!("{field}.kind");
         let named = self.kind.nodes();
         for node in &named {
-            if !(1..=plan.nodes).contains(node) {
-                let what = format_args!("there is no node {node}, nodes are 1 to {} ({})", plan.nodes, self.kind);
+            if !(1..=plan.machines()).contains(node) {
+                let what = format_args!("there is no node {node}, nodes are 1 to {} ({})", plan.machines(), self.kind);
                 return Err(wrong(field, what));
             }
         }
@@ -123,6 +124,9 @@ impl Fault {
             return Err(wrong(field, format_args!("names a node twice ({})", self.kind)));
         }
         match &self.kind {
+            FaultKind::Disk(_) | FaultKind::DiskStall(_) if plan.setup.memory => {
+                Err(wrong(field, format_args!("there are no disks where everything is in memory ({})", self.kind)))
+            }
             FaultKind::Latency(ms) => within(field, *ms, 0..=10_000),
             FaultKind::ClockStep(_, ms) => within(field, *ms, 0..=1_000_000),
             FaultKind::ClockDrift(_, ppm) => drift(field, *ppm),
@@ -173,9 +177,10 @@ mod tests {
 
     #[test]
     fn a_field_that_cannot_be_is_named() {
-        let faulty: [(&str, Spoil); 18] = [
+        let faulty: [(&str, Spoil); 19] = [
             ("nodes", |plan| plan.nodes = 0),
             ("nodes", |plan| plan.nodes = u32::MAX),
+            ("spares", |plan| plan.spares = 5),
             ("heal_ms", |plan| plan.heal_ms = 0),
             ("heal_ms", |plan| plan.heal_ms = u64::MAX),
             ("setup.heartbeat_ms", |plan| plan.setup.heartbeat_ms = 0),
@@ -231,6 +236,13 @@ mod tests {
             let error = plan.check().expect_err(says).to_string();
             assert!(error.starts_with("faults[0].kind") && error.contains(says), "{says}: {error}");
         }
+        let mut plan = Plan {
+            faults: vec![Fault { at_ms: 1, for_ms: 1, kind: disk(DiskFault::Wipe { victim: Victim::Leader }) }],
+            ..plain()
+        };
+        plan.setup.memory = true;
+        let error = plan.check().expect_err("there is no disk").to_string();
+        assert!(error.starts_with("faults[0].kind") && error.contains("no disks"), "{error}");
         for (at_ms, for_ms, says) in
             [(9_001, 0, "at_ms"), (u64::MAX, 0, "at_ms"), (9_000, 1, "for_ms"), (1, u64::MAX, "for_ms")]
         {

@@ -1,6 +1,6 @@
 //! How a seed becomes a plan.
 
-use super::{Core, Fault, FaultKind, Plan, Setup, Victim, Workload, clock, connection, disk, incident};
+use super::{Core, Fault, FaultKind, Plan, Setup, Victim, Workload, clock, connection, disk, incident, member};
 use crate::rng::SplitMix;
 
 impl Plan {
@@ -28,9 +28,16 @@ impl Plan {
         faults.sort_by_key(|fault| fault.at_ms);
         keep_quiet(&mut SplitMix::labelled(seed, "quiet"), &mut faults, heal_ms);
         faults.extend(incident.faults);
+        let mut members = SplitMix::labelled(seed, "members");
+        let members = member::draw(&mut members, nodes, heal_ms, &workload.bursts_ms, &mut setup);
+        faults.extend(members.faults);
+        if setup.memory {
+            // There are no disks.
+            faults.retain(|fault| !matches!(fault.kind, FaultKind::Disk(_) | FaultKind::DiskStall(_)));
+        }
         faults.sort_by_key(|fault| fault.at_ms);
         let core = Core::draw(seed, nodes);
-        Self { seed, nodes, heal_ms, canary: false, setup, workload, faults, core }
+        Self { seed, nodes, spares: members.spares, heal_ms, canary: false, setup, workload, faults, core }
     }
 }
 
@@ -72,7 +79,7 @@ impl Setup {
             us_per_kib: if rng.chance(400) { 0 } else { rng.between(5, 300) },
             sync_stall_per_mille: if rng.chance(300) { rng.between(1, 30) as u32 } else { 0 },
             store_cache_bytes: if rng.chance(600) { rng.below(32 << 10) as usize } else { 1 << 20 },
-            clocks: vec![],
+            ..Setup::default()
         }
     }
 }

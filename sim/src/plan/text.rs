@@ -149,6 +149,7 @@ mod tests {
         let plan = Plan {
             seed: 3,
             nodes: 3,
+            spares: 0,
             heal_ms: 5_000,
             canary: false,
             core: Core::default(),

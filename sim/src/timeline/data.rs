@@ -26,7 +26,7 @@ pub(super) fn data(report: &Report, mut recorded: Vec<Recorded>) -> Value {
     // After it, everything is only switched off.
     recorded.retain(|event| event.at < end);
     let names = names(&recorded);
-    let lanes = lanes(&recorded, report.plan.nodes, end);
+    let lanes = lanes(&recorded, report.plan.machines(), end);
     let closed = links(&recorded, end);
     let is_closed = |from, to, sent, ended| {
         closed.iter().any(|span| (span.what.0, span.what.1) == (from, to) && span.from < ended && span.to > sent)

@@ -14,7 +14,7 @@ use crate::check::revision_order::{
 };
 use crate::liveness::CORE_LIVENESS;
 use crate::run::{LIVENESS, NO_PANIC};
-use crate::witness::{NO_SPONTANEOUS_STOP, STOPS_WHEN_DISK_FAILS, WIPED_STAYS_OUT};
+use crate::witness::{NO_SPONTANEOUS_STOP, ONE_IDENTITY, STOPS_WHEN_DISK_FAILS, WIPED_STAYS_OUT};
 
 /// A property in plain words.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub(super) fn property(name: &'static str) -> Property {
     PROPERTIES.into_iter().find(|property| property.name == name).unwrap_or(other)
 }
 
-const PROPERTIES: [Property; 30] = [
+const PROPERTIES: [Property; 31] = [
     Property {
         name: REAL_TIME,
         demands: "What was finished before an operation began must be visible to it. A read that begins after a write \
@@ -242,6 +242,14 @@ const PROPERTIES: [Property; 30] = [
         broken: "A node threw away a store that nothing had damaged: what it had called durable was not, or it cannot \
                  read what it wrote.",
         source: "the storage contract in the README's table of faults",
+    },
+    Property {
+        name: ONE_IDENTITY,
+        demands: "A node that lost what it kept comes back under an id that nobody had before, and a node keeps its id as \
+                  long as it keeps its data.",
+        broken: "Votes and acknowledgements of the lost node count for one that does not remember them: two majorities \
+                 can have nobody in common. Look at where the id was made.",
+        source: "Raft §5.1, §6; openraft's FAQ on reusing a node id",
     },
     Property {
         name: CORE_LIVENESS,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use quorate_core::Vote;
+use quorate_core::identity;
 use quorate_core::log::format::parse_segment_name;
 use quorate_core::log::record::Record;
 use quorate_core::log::recovery::{Found, SegmentFacts, Tail, scan_segment};
@@ -13,6 +14,8 @@ use crate::platform::{Drive, FileClass};
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Medium {
+    /// Whose it is: the node's id.
+    pub identity: Option<u64>,
     /// All votes that are written anywhere.
     pub votes: Vec<Vote>,
     /// Index → term of the entries that are in the log.
@@ -34,7 +37,10 @@ impl Medium {
     pub fn read(drive: &Drive) -> Self {
         let files = drive.durable_of(FileClass::Segment).into_iter();
         let segments: BTreeMap<u64, SegmentFacts> = files.filter_map(|(path, bytes)| scan(&path, bytes)).collect();
-        let mut medium = Self::default();
+        let whole = |path: &Path| path.file_name().is_some_and(|name| name == identity::FILE_NAME);
+        let mut papers = drive.durable_of(FileClass::Identity).into_iter().filter(|(path, _)| whole(path));
+        let identity = papers.find_map(|(_, bytes)| Some(identity::decode(&bytes).ok()?.node_id.0));
+        let mut medium = Self { identity, ..Self::default() };
         for facts in segments.values() {
             medium.torn += u64::from(facts.tail != Tail::Clean);
             let found = facts.batches.iter().flat_map(|batch| &batch.records).filter_map(|record| match record {

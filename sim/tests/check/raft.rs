@@ -163,23 +163,52 @@ fn leaders_have_what_was_committed_before() {
 #[test]
 fn committed_is_on_a_majority_of_media() {
     let medium = |log: &[(u64, u64)]| log.iter().copied().collect::<std::collections::BTreeMap<u64, u64>>();
-    let mut oracle = CommittedOnQuorum::new(3);
-    oracle.observe_medium(at(1, 10), None, &medium(&[])).expect("nothing is committed yet");
+    let mut oracle = CommittedOnQuorum::default();
+    oracle.observe_voters(0, vec![(1..=3).collect()]);
+    oracle.observe_medium(1, None, &medium(&[])).expect("nothing is committed yet");
     oracle.observe_committed(at(1, 20), 4, 1);
     oracle.observe_committed(at(1, 20), 5, 2);
-    oracle.observe_medium(at(1, 30), None, &medium(&[(4, 1), (5, 2), (6, 2)])).expect("all there");
-    oracle.observe_medium(at(2, 40), None, &medium(&[(4, 1)])).expect("a minority lacks one");
-    oracle.observe_medium(at(2, 50), None, &medium(&[(4, 1)])).expect("the same once more");
-    oracle.observe_medium(at(3, 60), Some(5), &medium(&[])).expect("it was there");
+    oracle.observe_medium(1, None, &medium(&[(4, 1), (5, 2), (6, 2)])).expect("all there");
+    oracle.observe_medium(2, None, &medium(&[(4, 1)])).expect("a minority lacks one");
+    oracle.observe_medium(2, None, &medium(&[(4, 1)])).expect("the same once more");
+    oracle.observe_medium(3, Some(5), &medium(&[])).expect("it was there");
     let mut one_more = oracle.clone();
-    assert_eq!(property(one_more.observe_medium(at(3, 70), Some(4), &medium(&[]))), COMMITTED_ON_QUORUM);
+    assert_eq!(property(one_more.observe_medium(3, Some(4), &medium(&[]))), COMMITTED_ON_QUORUM);
     // An entry of another term is another entry.
-    assert_eq!(property(oracle.observe_medium(at(3, 70), None, &medium(&[(4, 1), (5, 1)]))), COMMITTED_ON_QUORUM);
-    let mut five = CommittedOnQuorum::new(5);
+    assert_eq!(property(oracle.observe_medium(3, None, &medium(&[(4, 1), (5, 1)]))), COMMITTED_ON_QUORUM);
+    let mut five = CommittedOnQuorum::default();
+    five.observe_voters(0, vec![(1..=5).collect()]);
     five.observe_committed(at(1, 10), 4, 1);
-    five.observe_medium(at(1, 20), None, &medium(&[])).expect("four may have it");
-    five.observe_medium(at(2, 20), None, &medium(&[])).expect("three may have it");
-    assert_eq!(property(five.observe_medium(at(3, 20), None, &medium(&[]))), COMMITTED_ON_QUORUM);
+    five.observe_medium(1, None, &medium(&[])).expect("four may have it");
+    five.observe_medium(2, None, &medium(&[])).expect("three may have it");
+    assert_eq!(property(five.observe_medium(3, None, &medium(&[]))), COMMITTED_ON_QUORUM);
+}
+
+#[test]
+fn a_majority_is_one_of_each_half_of_a_configuration_that_was_in_force() {
+    let nothing = std::collections::BTreeMap::new();
+    let lacks = |oracle: &CommittedOnQuorum, voters: &[u64]| {
+        let mut oracle = oracle.clone();
+        voters.iter().try_for_each(|voter| oracle.observe_medium(*voter, None, &nothing))
+    };
+    let mut oracle = CommittedOnQuorum::default();
+    oracle.observe_voters(0, vec![(1..=3).collect()]);
+    oracle.observe_committed_voters(0);
+    oracle.observe_voters(6, vec![(1..=3).collect(), (3..=5).collect()]);
+    oracle.observe_committed(at(1, 20), 7, 1);
+    // Whoever called it committed may have known the first configuration only, or the joint one.
+    lacks(&oracle, &[4, 5]).expect("1, 2 and 3 have it");
+    lacks(&oracle, &[1, 4]).expect("of the joint one 2, 3 and 3, 5 have it");
+    assert_eq!(property(lacks(&oracle, &[1, 2, 4])), COMMITTED_ON_QUORUM);
+    oracle.observe_committed_voters(6);
+    assert_eq!(property(lacks(&oracle, &[4, 5])), COMMITTED_ON_QUORUM, "the joint one was committed before it");
+    lacks(&oracle, &[1, 4]).expect("a quorum of the joint one");
+    // What comes later explains nothing.
+    oracle.observe_voters(9, vec![[1].into()]);
+    assert_eq!(property(lacks(&oracle, &[4, 5])), COMMITTED_ON_QUORUM);
+    oracle.observe_committed(at(1, 30), 8, 1);
+    oracle.observe_medium(4, Some(7), &nothing).expect("under the last one 1 alone would do");
+    oracle.observe_medium(5, Some(7), &nothing).expect("the same");
 }
 
 #[test]

@@ -123,6 +123,11 @@ impl Network {
         self.lock().hosts.insert(host.to_owned(), node);
     }
 
+    /// A host name means nobody any more, from the next connect on.
+    pub fn unmap(&self, host: &str) {
+        self.lock().hosts.remove(host);
+    }
+
     /// A handle for a process that starts now on a machine, which is on from now. Ends the process before it, if it
     /// still runs.
     pub fn boot(&self, node: u32) -> SimNet {
