@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::common::{Dir, PAIRS, TestNode, addrs, config, run, start, until, write_all};
+use crate::common::{Dir, PAIRS, Pairs, TestNode, addrs, config, run, start, until, write_all};
 use bytes::Bytes;
 use futures_util::stream;
 use quorate_core::{NodeId, StateRef};
@@ -72,7 +72,7 @@ fn a_backup_of_a_cluster_under_load_makes_a_new_one() {
 }
 
 async fn start_at(config: &NodeConfig) -> TestNode {
-    TestNode::start(TokioPlatform::default(), config.clone(), common::Pairs).await.unwrap()
+    TestNode::start(TokioPlatform::default(), config.clone(), Pairs).await.unwrap()
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn what_is_no_whole_backup_makes_no_node() {
             assert_eq!(error.exit_code(), code, "{name}: {error}");
             assert!(error.to_string().contains("Remove"), "{name}: {error}");
             // As after a crash at that point: it neither starts nor is it taken for an empty directory.
-            let start = TestNode::start(TokioPlatform::default(), config, common::Pairs).await.unwrap_err();
+            let start = TestNode::start(TokioPlatform::default(), config, Pairs).await.unwrap_err();
             assert_eq!(start.exit_code(), exit_code::DAMAGED, "{name}: {start}");
         }
         // A crash just before the log is there.
@@ -111,7 +111,7 @@ fn what_is_no_whole_backup_makes_no_node() {
         files
             .filter(|file| file.extension().is_some_and(|e| e == "seg"))
             .for_each(|file| std::fs::remove_file(file).unwrap());
-        let start = TestNode::start(TokioPlatform::default(), config, common::Pairs).await.unwrap_err();
+        let start = TestNode::start(TokioPlatform::default(), config, Pairs).await.unwrap_err();
         assert_eq!(start.exit_code(), exit_code::DAMAGED, "{start}");
     });
 }
