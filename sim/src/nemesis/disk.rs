@@ -1,5 +1,7 @@
 //! Faults of disks, and crashes at named points.
 
+use std::time::Duration;
+
 use super::{Ending, Nemesis, down, victim};
 use crate::atlas::is_settled;
 use crate::cluster::Cluster;
@@ -33,6 +35,10 @@ impl Nemesis<'_> {
             DiskFault::Slow { factor, .. } => {
                 cluster.slow_down(index, *factor);
                 Some(Ending::Speed(index))
+            }
+            DiskFault::SlowSyncs { class, ms, .. } => {
+                drive.slow_syncs(*class, Duration::from_millis(*ms), Duration::from_millis(for_ms));
+                None
             }
             DiskFault::Wipe { .. } => {
                 if cluster.atlas.may_wipe(&cluster.drives(), cluster.members[index].machine.node()) {

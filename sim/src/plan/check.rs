@@ -149,6 +149,7 @@ impl DiskFault {
             }
             Self::Full { room_kib, .. } => within(&part("room_kib"), *room_kib, 0..=1 << 20),
             Self::Slow { factor, .. } => within(&part("factor"), *factor, 1..=1_000),
+            Self::SlowSyncs { ms, .. } => within(&part("ms"), *ms, 0..=10_000),
             Self::Rot { .. } | Self::Wipe { .. } => Ok(()),
             Self::LoseWrite { nth, .. } | Self::CrashPoint { nth, .. } => within(&part("nth"), *nth, 1..=1_000_000),
         }
@@ -159,7 +160,7 @@ impl DiskFault {
 mod tests {
     use super::*;
     use crate::plan::{Clock, Place, Rot, Victim};
-    use crate::platform::CRASH_POINTS;
+    use crate::platform::{CRASH_POINTS, FileClass};
 
     type Spoil = fn(&mut Plan);
 
@@ -226,6 +227,7 @@ mod tests {
             (disk(DiskFault::CrashPoint { victim, point, nth: 1, power: false }), "no node 4"),
             (disk(DiskFault::CrashPoint { victim: Victim::Leader, point, nth: 0, power: false }), "kind.nth"),
             (disk(DiskFault::Slow { victim: Victim::Leader, factor: 0 }), "kind.factor"),
+            (disk(DiskFault::SlowSyncs { victim: Victim::Leader, class: FileClass::Segment, ms: u64::MAX }), "kind.ms"),
             (disk(DiskFault::Full { victim: Victim::Leader, room_kib: u64::MAX, restart: true }), "kind.room_kib"),
             (
                 disk(DiskFault::Rot { victim, place: Place::Log, rot: Rot::Bit, pick: u64::MAX, power: true }),

@@ -45,6 +45,16 @@ pub enum DiskFault {
         /// How many times.
         factor: u64,
     },
+    /// Every sync of a class of files takes so much longer, until the fault ends: as if these files had a device, or a
+    /// part of one, that is slow.
+    SlowSyncs {
+        /// Whose.
+        victim: Victim,
+        /// Of what.
+        class: FileClass,
+        /// How much longer, in milliseconds.
+        ms: u64,
+    },
     /// What was durable changes.
     Rot {
         /// Whose.
@@ -261,6 +271,7 @@ impl DiskFault {
             Self::Fail { victim, .. }
             | Self::Full { victim, .. }
             | Self::Slow { victim, .. }
+            | Self::SlowSyncs { victim, .. }
             | Self::Rot { victim, .. }
             | Self::LoseWrite { victim, .. }
             | Self::Wipe { victim }
@@ -273,7 +284,7 @@ impl DiskFault {
             Self::Fail { act: Act::Sync, .. } => 0,
             Self::Fail { .. } => 1,
             Self::Full { .. } => 2,
-            Self::Slow { .. } => 3,
+            Self::Slow { .. } | Self::SlowSyncs { .. } => 3,
             Self::Rot { place: Place::Log, .. } => 4,
             Self::Rot { place: Place::RunningLog, .. } => 5,
             Self::Rot { place: Place::Papers, .. } => 6,
@@ -301,6 +312,7 @@ impl fmt::Display for DiskFault {
                 write!(f, "disk of {victim} full but for {room_kib} KiB{}", if *restart { ", restarted" } else { "" })
             }
             Self::Slow { victim, factor } => write!(f, "disk of {victim} takes {factor} times as long"),
+            Self::SlowSyncs { victim, class, ms } => write!(f, "syncs of {class:?} at {victim} take {ms} ms longer"),
             Self::Rot { victim, place, rot, pick, power } => {
                 write!(f, "{rot:?} in {place:?} of {victim}, pick {pick:016x}")?;
                 match place {

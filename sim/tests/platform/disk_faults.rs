@@ -95,6 +95,25 @@ fn a_stall_moves_a_cut_that_is_to_come() {
 }
 
 #[test]
+fn slow_syncs_are_those_of_their_class_and_end() {
+    let took = |path: &'static str, after_ms| {
+        run(1, move || async move {
+            let drive = drive(1);
+            let disk = drive.boot();
+            drive.slow_syncs(FileClass::Segment, Duration::from_millis(300), Duration::from_secs(1));
+            SimRuntime::sleep(Duration::from_millis(after_ms)).await;
+            let begins = global_now();
+            finish(&disk, |disk| disk.open(Path::new(path), OpenMode::Create).unwrap().sync().unwrap()).await;
+            (global_now() - begins) / 1_000_000
+        })
+    };
+    assert!((300..500).contains(&took(SEGMENT, 0)), "{}", took(SEGMENT, 0));
+    assert!(took("/store-1.db", 0) < 200, "another class");
+    assert!((100..300).contains(&took(SEGMENT, 900)), "none takes longer than the fault lasts");
+    assert!(took(SEGMENT, 1_001) < 200, "it is over");
+}
+
+#[test]
 fn every_crash_counts_where_it_cut() {
     let mut names = BTreeSet::new();
     for micros in (1..3000).step_by(11) {

@@ -204,6 +204,11 @@ impl Drive {
         self.lock().stall(global_now(), nanos(duration));
     }
 
+    /// From now on, and for so long, every sync of a file of this class takes `longer`.
+    pub fn slow_syncs(&self, class: FileClass, longer: Duration, duration: Duration) {
+        self.lock().slow_syncs = Some((class, nanos(longer), global_now() + nanos(duration)));
+    }
+
     /// Sets how fast the disk is and how much it holds, from the next operation on.
     pub fn set_profile(&self, profile: DiskProfile) {
         self.lock().profile = profile;

@@ -191,6 +191,8 @@ pub(super) struct State {
     pub(super) fail_syncs: u32,
     pub(super) fail_writes: u32,
     pub(super) traps: Vec<Trap>,
+    /// Syncs of this class take so much longer until then, in nanoseconds.
+    pub(super) slow_syncs: Option<(FileClass, u64, u64)>,
     /// Nothing takes effect after it: the process or the power is about to end.
     pub(super) cut: Option<Cut>,
     pub(super) failures: Vec<Failure>,
@@ -234,6 +236,7 @@ impl State {
             fail_syncs: 0,
             fail_writes: 0,
             traps: Vec::new(),
+            slow_syncs: None,
             cut: None,
             failures: Vec::new(),
             harms: Vec::new(),
@@ -501,7 +504,12 @@ impl State {
         self.check_writable()?;
         let fails = self.sync_fails(Some(inode));
         let in_step = self.active.as_mut().map_or(0, |active| std::mem::take(&mut active.unsynced_bytes));
-        let duration = self.sync_duration(in_step + inode.content().unsynced_bytes() as u64);
+        let mut duration = self.sync_duration(in_step + inode.content().unsynced_bytes() as u64);
+        if let (Some((class, longer, until)), Some(active)) = (self.slow_syncs, &self.active)
+            && class == inode.class
+        {
+            duration += longer.min(until.saturating_sub(active.cursor));
+        }
         self.record(duration, Action::Sync { inode: inode.clone(), fails });
         if fails { Err(eio()) } else { Ok(()) }
     }
