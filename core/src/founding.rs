@@ -9,9 +9,13 @@
 //! A peer that already belongs to a cluster vetoes: a node with an empty disk does not found a second cluster beside
 //! the one it was wiped out of. It asks to be admitted instead, and the cluster's leader decides.
 
+mod force;
+
 use std::collections::BTreeMap;
 
 use prost::Message;
+
+pub use force::{Forcing, forcing};
 
 use crate::types::{ClusterId, Member, Membership, NodeId};
 
@@ -87,6 +91,11 @@ pub struct FoundingRecord {
     /// Whether a majority is known to have accepted it.
     #[prost(bool, tag = "4")]
     pub founded: bool,
+    #[prost(message, optional, tag = "5")]
+    forced: Option<force::ForcedProto>,
+    /// A [`force::Step`].
+    #[prost(uint32, tag = "6")]
+    step: u32,
 }
 
 /// Why the file of a founding record, or of an [admission](crate::admission), cannot be used.
@@ -120,19 +129,19 @@ impl FoundingRecord {
             peer_addrs: list.members.get(&card.name).cloned().unwrap_or_default(),
             in_memory: card.in_memory,
         });
-        Self { version: VERSION, token: list.token.clone(), founders: founders.collect(), founded: false }
+        Self { version: VERSION, token: list.token.clone(), founders: founders.collect(), ..Self::default() }
     }
 
     /// Founds a cluster of one node, for a state that is restored.
     pub fn alone(token: &str, name: &str, node_id: NodeId, peer_addrs: &[String]) -> Self {
         let (name, peer_addrs) = (name.to_owned(), peer_addrs.to_vec());
         let founder = FounderProto { node_id: node_id.0, name, peer_addrs, in_memory: false };
-        Self { version: VERSION, token: token.to_owned(), founders: vec![founder], founded: true }
+        Self { version: VERSION, token: token.to_owned(), founders: vec![founder], founded: true, ..Self::default() }
     }
 
     /// The id of the cluster that this record founds.
     pub fn cluster_id(&self) -> ClusterId {
-        let bytes = Self { founded: false, ..self.clone() }.encode_to_vec();
+        let bytes = Self { founded: false, step: 0, ..self.clone() }.encode_to_vec();
         ClusterId(hash(&bytes).max(1))
     }
 

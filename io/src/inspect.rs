@@ -111,6 +111,9 @@ impl Report {
             Some(Ok(record)) => {
                 let state = if record.founded { "founded" } else { "accepted, not known to be founded" };
                 self.line("founding", format_args!("cluster {}, {state}", record.cluster_id()));
+                if let Some(from) = record.forced_from() {
+                    self.line("", format_args!("forced: its founder survived cluster {from}"));
+                }
                 for (id, member) in record.membership().members {
                     self.line(
                         "",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -18,16 +18,19 @@ use quorate_io::{Platform, RestoreError, restore};
 use crate::address::Address;
 use crate::client;
 use crate::config::ServerConfig;
+use crate::kv::consistency;
 use crate::problem::Problem;
+use crate::query::Query;
 use crate::router::Api;
 
 /// What is read of a backup at once.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// The state with every write that was acknowledged before the request, as a backup. A failure on the way breaks the
-/// connection off, and what has come by then is not whole.
-pub(crate) async fn snapshot<P: Platform>(State(api): State<Api<P>>) -> Result<Response, Problem> {
-    let parts = api.node.backup().await?;
+/// The state with every write that was acknowledged before the request, as a backup; with `consistency=stale` what this
+/// node has. A failure on the way breaks the connection off, and what has come by then is not whole.
+pub(crate) async fn snapshot<P: Platform>(State(api): State<Api<P>>, uri: Uri) -> Result<Response, Problem> {
+    let consistency = consistency(&Query::parse(&uri, &["consistency"])?)?;
+    let parts = api.node.backup(consistency).await?;
     let bytes = stream::unfold(parts, |mut parts| async move {
         let bytes = parts.next_bytes().transpose()?;
         Some((bytes, parts))
@@ -75,10 +78,11 @@ impl BackupError {
 }
 
 /// Gets a backup from a node into a new file, which is there only when it is whole and durable. Returns what to print.
+/// If it is `stale`, it is of what that node has, and needs no quorum.
 ///
 /// # Errors
 /// See [`BackupError`].
-pub async fn back_up(api: &Address, to: &Path) -> Result<String, BackupError> {
+pub async fn back_up(api: &Address, to: &Path, stale: bool) -> Result<String, BackupError> {
     let failed = |error| BackupError::File { path: to.to_owned(), error };
     if to.exists() {
         return Err(failed(io::Error::other("there is such a file already; remove it, or choose another name")));
@@ -88,7 +92,8 @@ pub async fn back_up(api: &Address, to: &Path) -> Result<String, BackupError> {
     let partial = Partial(name.into());
     let mut file = File::create(&partial.0).map_err(failed)?;
     let (mut verifier, mut len) = (BackupVerifier::default(), 0);
-    let taken = client::download(api, "/cluster/snapshot", |bytes| {
+    let target = if stale { "/cluster/snapshot?consistency=stale" } else { "/cluster/snapshot" };
+    let taken = client::download(api, target, |bytes| {
         len += bytes.len();
         verifier.push(bytes).map_err(io::Error::other)?;
         file.write_all(bytes)

@@ -31,6 +31,9 @@ enum Task {
     Backup {
         /// The file
         file: PathBuf,
+        /// Of what that one node has, for a cluster that has lost its quorum; it may lack the newest writes
+        #[arg(long)]
+        stale: bool,
         #[command(flatten)]
         api: admin::Api,
     },
@@ -79,6 +82,8 @@ pub enum Command {
         file: PathBuf,
         /// The API of any node.
         api: Address,
+        /// Of what that node has, which needs no quorum.
+        stale: bool,
     },
     /// `quorate restore`: to make a node from a backup.
     Restore {
@@ -104,7 +109,7 @@ impl Command {
             Some(Task::Inspect { dir, records }) => Ok(Self::Inspect { dir, records }),
             Some(Task::Member(task)) => Ok(Self::Admin(task.into())),
             Some(Task::Leader(task)) => Ok(Self::Admin(task.into())),
-            Some(Task::Backup { file, api }) => Ok(Self::Backup { file, api: api.api }),
+            Some(Task::Backup { file, stale, api }) => Ok(Self::Backup { file, api: api.api, stale }),
             Some(Task::Restore { file, node }) => {
                 Ok(Self::Restore { file, config: Box::new(ServerConfig::from_args(*node)?) })
             }

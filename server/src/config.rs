@@ -89,6 +89,11 @@ pub(crate) struct NodeArgs {
     )]
     join: Vec<Address>,
 
+    /// For the survivor of a majority that is lost for ever: go on as the only member of a new cluster, with the data that
+    /// is here. Writes that others acknowledged without this node are lost. Done once: remove it afterwards
+    #[arg(long, env = "QUORATE_FORCE_NEW_CLUSTER")]
+    force_new_cluster: bool,
+
     /// Where the state is kept: `redb` on disk, `memory` nowhere else
     #[arg(long, env = "QUORATE_STORE", default_value = "redb")]
     store: Store,
@@ -167,6 +172,7 @@ pub struct ServerConfig {
     initial_cluster_state: InitialState,
     initial_cluster_token: String,
     join: Vec<Address>,
+    force_new_cluster: bool,
     reserve_bytes: u64,
     timing: Timing,
     log_level: LogLevel,
@@ -184,6 +190,7 @@ pub(crate) struct Place {
     pub(crate) initial_cluster: Vec<(String, Address)>,
     pub(crate) initial_state: InitialState,
     pub(crate) join: Vec<Address>,
+    pub(crate) force_new_cluster: bool,
     pub(crate) front: Option<Front>,
 }
 
@@ -221,6 +228,7 @@ impl CommonArgs {
             initial_cluster_state: place.initial_state,
             initial_cluster_token: self.initial_cluster_token,
             join: place.join,
+            force_new_cluster: place.force_new_cluster,
             reserve_bytes: self.reserve_mib << 20,
             timing,
             log_level: self.log_level,
@@ -288,6 +296,7 @@ impl ServerConfig {
                 ClusterState::Existing => InitialState::Existing,
             },
             join: args.join,
+            force_new_cluster: args.force_new_cluster,
             front: None,
         })
     }
@@ -330,6 +339,7 @@ impl ServerConfig {
         config.founding = FoundingList { token: self.initial_cluster_token.clone(), members: members.collect() };
         config.initial_state = self.initial_cluster_state;
         config.join = self.join.iter().map(Address::to_string).collect();
+        config.force_new_cluster = self.force_new_cluster;
         config.reserve_bytes = self.reserve_bytes;
         config.timing = self.timing;
         config

@@ -160,7 +160,7 @@ pub(crate) async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Pro
     }
 }
 
-fn consistency(query: &Query) -> Result<Consistency, Problem> {
+pub(crate) fn consistency(query: &Query) -> Result<Consistency, Problem> {
     match query.get("consistency") {
         None | Some(b"linearizable") => Ok(Consistency::Linearizable),
         Some(b"stale") => Ok(Consistency::Stale),

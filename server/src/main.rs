@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => serve(&config),
         Ok(Command::Inspect { dir, records }) => inspect(&dir, records),
         Ok(Command::Admin(request)) => task(request.run(), |_| exit_code::FAILED),
-        Ok(Command::Backup { file, api }) => task(quorate::back_up(&api, &file), BackupError::exit_code),
+        Ok(Command::Backup { file, api, stale }) => task(quorate::back_up(&api, &file, stale), BackupError::exit_code),
         Ok(Command::Restore { file, config }) => task(quorate::restore_from(&file, &config), BackupError::exit_code),
         Err(ConfigError::Information(text)) => {
             print!("{text}");

@@ -10,7 +10,7 @@
 //! | `DELETE /cluster/nodes/{name}?force=` | removes one |
 //! | `POST /cluster/nodes/{name}/promote` | makes a learner a voter |
 //! | `POST /cluster/leader` | hands leadership over |
-//! | `GET /cluster/snapshot` | a backup |
+//! | `GET /cluster/snapshot?consistency=` | a backup |
 //! | `GET /kv?prefix=&limit=&after=&consistency=` | a page of keys |
 //! | `GET /kv/{key}?consistency=` | one value |
 //! | `PUT /kv/{key}` | writes a value |

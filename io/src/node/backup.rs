@@ -1,7 +1,8 @@
 //! A backup of a running cluster, and a new cluster from one.
 //!
 //! A backup is a snapshot as one sequence of bytes ([`quorate_core::snapshot::PartReader`]), of a state that has every
-//! write in it that was acknowledged before the backup began.
+//! write in it that was acknowledged before the backup began; or, of a cluster that has lost its quorum, of what one node
+//! has.
 //!
 //! Restoring founds a cluster of one node: a new identity, a new cluster id, and the state under a log id of term 0, so
 //! that every entry of the new cluster is newer. Others join it. The order of what is written makes a restore that was
@@ -49,12 +50,13 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 
 impl<P: Platform> Node<P> {
     /// A consistent backup: what [`SnapshotParts::next_bytes`] returns, one behind the other. Any node gives one. As long as
-    /// it is held, the space of what is written meanwhile is not used again.
+    /// it is held, the space of what is written meanwhile is not used again. If it is linearizable it has every write that
+    /// was acknowledged before; if it is stale, what this node has applied: that asks nobody and needs no quorum.
     ///
     /// # Errors
-    /// As of a linearizable read; or the state does not become durable, say because the disk is full.
-    pub async fn backup(&self) -> Result<SnapshotParts, ReadError> {
-        let wanted = self.read(Consistency::Linearizable).await?.applied();
+    /// As of a read; or the state does not become durable, say because the disk is full.
+    pub async fn backup(&self, consistency: Consistency) -> Result<SnapshotParts, ReadError> {
+        let wanted = self.read(consistency).await?.applied();
         let mut metrics = self.inner.raft.metrics();
         let deadline = InstantOf::<Types<P::Runtime>>::now() + DURABLE_WITHIN;
         loop {

@@ -60,6 +60,13 @@ pub struct NodeConfig {
     /// `host:port` peer addresses of members of a cluster to join instead of founding one; any one that answers will do.
     /// A node that belongs to a cluster already only uses them as further places to look for its peers.
     pub join: Vec<String>,
+    /// For the survivor of a majority that is lost for ever: makes it the only member of a new cluster, which has the data
+    /// that this node has, and refuses members of the old one. Writes that others had acknowledged without this node are
+    /// lost. The node belongs to a cluster already, durably; its founding list and `join` do not matter.
+    ///
+    /// It is done once: as long as every start asks for it, nothing more happens, even when others have joined since. A
+    /// start that does not ask makes it work again.
+    pub force_new_cluster: bool,
     /// Heartbeats and elections.
     pub timing: Timing,
     /// How long a write or a linearizable read may take, forwarding and elections included.
@@ -107,6 +114,7 @@ impl NodeConfig {
             founding,
             initial_state: InitialState::New,
             join: Vec::new(),
+            force_new_cluster: false,
             timing: Timing::default(),
             request_timeout: Duration::from_secs(5),
             command_bytes_max: 4 << 20,

@@ -79,6 +79,12 @@ pub enum StartError {
          or the log was removed. Move the directory away and join this node anew with an empty one", .0.display()
     )]
     MixedUp(PathBuf),
+    /// There is no cluster to go on from.
+    #[error(
+        "--force-new-cluster: {} has no data of a cluster. It is for the survivor of a majority that is lost: start that \
+         node, with its data directory; without the flag a node founds or joins a cluster", .0.display()
+    )]
+    NothingToForce(PathBuf),
     /// The founding list does not name this node.
     #[error(transparent)]
     Founding(#[from] FoundingError),
@@ -103,7 +109,9 @@ impl StartError {
             }
             Self::Founding(_) => exit_code::NOT_A_MEMBER,
             Self::Consensus(error) => error.exit_code(),
-            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) => exit_code::FAILED,
+            Self::Listen { .. } | Self::Locked(_) | Self::Store(_) | Self::Config(_) | Self::NothingToForce(_) => {
+                exit_code::FAILED
+            }
         }
     }
 }

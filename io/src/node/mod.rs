@@ -16,6 +16,7 @@ mod admission;
 mod backup;
 mod config;
 mod error;
+mod force;
 mod founding;
 mod full;
 mod members;
@@ -38,6 +39,7 @@ use openraft::type_config::alias::{InstantOf, WatchReceiverOf, WatchSenderOf};
 use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;
 use quorate_core::founding::Card;
+use quorate_core::wire::Refusal;
 use quorate_core::{NodeId, StateMachine};
 
 pub use backup::{RestoreError, Restored, restore};
@@ -116,6 +118,8 @@ struct Seen {
     api_addrs: Vec<String>,
     /// Whether its disk was full when it last answered.
     disk_full: bool,
+    /// Why it does not talk to this node, if it said so at the last ping.
+    refusal: Option<Refusal>,
 }
 
 /// A member of a cluster, or one that is about to found it. Cheap to clone; all clones are the same node.

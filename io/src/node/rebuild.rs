@@ -30,6 +30,7 @@ use quorate_core::wire::{Failure, Fault, PulledPart};
 use quorate_core::{ClusterId, LogId, Membership, NodeId};
 
 use super::admission::Records;
+use super::force;
 use super::{Node, NodeConfig, StartError, StopError};
 use crate::jobs::Jobs;
 use crate::log_store::{self, Peeked};
@@ -90,8 +91,11 @@ impl<P: Platform> Rebuild<'_, P> {
     }
 
     /// Whoever may have the state: the members of the newest known configuration, of the founding record, and the
-    /// addresses of the founding list, in this order.
+    /// addresses of the founding list, in this order. Nobody, if this node goes on alone.
     fn sources(&self, log: &Peeked) -> Vec<Target> {
+        if force::is_alone(self.config, self.records) {
+            return Vec::new();
+        }
         let own = log.identity.node_id;
         let founders = self.records.founding.as_ref().map(FoundingRecord::membership);
         let members = log.membership.iter().chain(&founders).flat_map(members).filter(|(id, _)| *id != own);

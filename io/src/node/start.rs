@@ -21,6 +21,7 @@ use quorate_core::{LogId, NodeId, StateMachine};
 use rand::Rng;
 
 use super::admission::Records;
+use super::force;
 use super::rebuild::Rebuild;
 use super::service::Service;
 use super::tasks::why_ended;
@@ -41,15 +42,15 @@ use crate::types::Types;
 const COMMAND_OVERHEAD_BYTES: usize = 64 << 10;
 
 /// What a data directory, or its absence, gives a node.
-struct Opened<P: Platform> {
-    log: LogStore<P>,
-    store: StateMachineStore<P>,
-    identity: LogIdentity,
+pub(super) struct Opened<P: Platform> {
+    pub(super) log: LogStore<P>,
+    pub(super) store: StateMachineStore<P>,
+    pub(super) identity: LogIdentity,
     boot_epoch: u64,
     has_history: bool,
-    records: Records,
-    jobs: Option<Jobs<P::Disk>>,
-    reserve: Option<Reserve<P::Disk>>,
+    pub(super) records: Records,
+    pub(super) jobs: Option<Jobs<P::Disk>>,
+    pub(super) reserve: Option<Reserve<P::Disk>>,
     lock: Option<<P::Disk as Disk>::Lock>,
 }
 
@@ -65,6 +66,10 @@ pub(super) async fn start<P: Platform>(
         return Err(StartError::Config(why));
     }
     config.check_reserve()?;
+    if config.force_new_cluster && matches!(config.storage, Storage::Memory) {
+        let why = "--force-new-cluster: a node in memory has nothing to go on from after a restart; restore a backup";
+        return Err(StartError::Config(why.to_owned()));
+    }
     let mut rebuilt = false;
     loop {
         let mut opened = match &config.storage {
@@ -115,13 +120,14 @@ enum Entry {
 async fn assemble<P: Platform>(
     platform: P,
     config: NodeConfig,
-    opened: Opened<P>,
+    mut opened: Opened<P>,
 ) -> Result<(Node<P>, Begin), StartError> {
     if let Storage::Dir(dir) = &config.storage
         && !opened.records.are_of(&opened.identity)
     {
         return Err(StartError::MixedUp(dir.clone()));
     }
+    force::carry_out(&config, &mut opened).await?;
     // Checked before anything runs: an error of an operator, with a reason, not a half-started node.
     let entry = entry(&config, &opened)?;
     let quiet = opened.has_history.then(|| config.timing.quiet_after_restart());
@@ -226,6 +232,7 @@ async fn open_dir<P: Platform>(
     let locked = lock_dir::<P>(&jobs, dir).await?;
     let reserve = open_reserve::<P>(&jobs, dir, config).await?;
     let records = Records::read::<P>(&jobs, dir, &reserve).await?;
+    force::check(config, dir, &records)?;
     let home = Home {
         jobs: jobs.clone(),
         dir: dir.join("store"),

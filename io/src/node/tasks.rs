@@ -153,6 +153,11 @@ impl<P: Platform> Node<P> {
                     if std::mem::replace(&mut peer.reachable, answer.is_ok()) != answer.is_ok() {
                         tracing::info!(peer = %id, reachable = answer.is_ok(), "peer");
                     }
+                    let refusal = answer.as_ref().err().and_then(CallError::refusal);
+                    if refusal.is_some() && peer.refusal.as_ref() != refusal {
+                        tracing::warn!(peer = %id, refusal = refusal.map(tracing::field::display), "a peer does not talk to this node");
+                    }
+                    peer.refusal = refusal.cloned();
                     if let Ok(Response::Founding(bytes)) = answer
                         && let Ok(card) = Card::decode(bytes)
                     {

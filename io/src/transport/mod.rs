@@ -50,7 +50,15 @@ pub enum CallError {
 impl CallError {
     /// Whether the peer says that this node was removed from the cluster.
     pub fn is_removal(&self) -> bool {
-        matches!(self, Self::NotSent(NotSent::Refused(refusal)) if refusal.code == RefusalCode::Removed)
+        self.refusal().is_some_and(|refusal| refusal.code == RefusalCode::Removed)
+    }
+
+    /// Why the peer does not talk to this node, if that is what it says.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::NotSent(NotSent::Refused(refusal)) => Some(refusal),
+            _ => None,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use quorate_io::tokio::TokioPlatform;
 use quorate_io::{Consistency, NodeConfig, Storage};
 
 async fn backup(node: &TestNode) -> Vec<Bytes> {
-    let (mut parts, mut all) = (node.backup().await.unwrap(), Vec::new());
+    let (mut parts, mut all) = (node.backup(Consistency::Linearizable).await.unwrap(), Vec::new());
     while let Some(bytes) = parts.next_bytes().unwrap() {
         all.push(bytes);
     }

@@ -10,6 +10,7 @@
 mod backup;
 mod common;
 mod conformance;
+mod force;
 mod members;
 mod rebuild;
 mod requests;

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use crate::common::{Dir, TestNode, addrs, run, until};
 use bytes::Bytes;
+use futures_util::stream;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
 use quorate_core::founding::FoundingList;
 use quorate_core::{LogId, NodeId, StateMachine, StateMut, StateRef};
 use quorate_io::node::exit_code;
 use quorate_io::tokio::{TokioPlatform, TokioRuntime};
-use quorate_io::{Consistency, InitialState, MemberError, NewMember, Node, NodeConfig, StopError, Storage, WriteError};
+use quorate_io::{
+    Consistency, InitialState, MemberError, NewMember, Node, NodeConfig, StopError, Storage, WriteError, restore,
+};
 
 /// Every command is a key of eight bytes; its value counts how often it came.
 struct Keys;
@@ -393,6 +396,16 @@ fn of_three_nodes_in_memory_two_that_are_lost_are_not_replaced() {
         }
         let key = 1_u64.to_be_bytes();
         assert!(survivor.read(Consistency::Stale).await.unwrap().get(&key).is_some(), "what is left is not lost");
+        // It makes a new cluster.
+        let mut backup = survivor.backup(Consistency::Stale).await.unwrap();
+        let parts: Vec<_> = std::iter::from_fn(|| backup.next_bytes().unwrap()).map(Ok).collect();
+        let dir = Dir::new("from-memory");
+        let config = dir.config("d", &addrs(1)[0]);
+        restore(&TokioPlatform::default(), &config, stream::iter(parts)).await.unwrap();
+        let restored = start(config).await;
+        has_all(&restored, 0).await;
+        assert!(restored.read(Consistency::Stale).await.unwrap().get(&key).is_some());
+        restored.stop().await.unwrap();
         for node in blank.into_iter().chain([survivor]) {
             let _ = node.stop().await;
         }

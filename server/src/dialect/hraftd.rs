@@ -74,6 +74,7 @@ impl Args {
             initial_cluster: Vec::new(),
             initial_state: if self.join.is_some() { InitialState::Existing } else { InitialState::New },
             join: Vec::new(),
+            force_new_cluster: false,
             front: Some(Front {
                 dialect: Dialect::Hraftd,
                 listen: self.haddr,

@@ -77,6 +77,7 @@ impl Args {
             },
             initial_state: InitialState::New,
             join: if self.join { others } else { Vec::new() },
+            force_new_cluster: false,
             front: Some(Front { dialect: Dialect::Raftexample, listen: Address::every(self.port), join: None }),
         };
         self.common.at(place)

@@ -90,6 +90,7 @@ impl Args {
             initial_cluster: peers,
             initial_state: InitialState::New,
             join: Vec::new(),
+            force_new_cluster: false,
             front: Some(Front {
                 dialect: Dialect::Raftstarter,
                 listen: address("HTTP_ADDR", &self.http_addr, self.http_port)?,
