@@ -219,16 +219,20 @@ impl<P: Platform> Node<P> {
     /// A node that asked to be admitted may be gone by the time at which the leader hears of it: it would take the place of
     /// its own successor.
     async fn is_there(&self, id: NodeId, member: &Member) -> Result<(), ChangeError> {
-        let target = Target { node: Some(id), addrs: member.peer_addrs.clone() };
+        // By its address alone: it may have asked before, from another one.
+        let target = Target { node: None, addrs: member.peer_addrs.clone() };
         let ping = Request::Founding(self.own_card());
-        match self.inner.peers.call(&target, &ping, PING_WITHIN).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let addrs = member.peer_addrs.join(", ");
-                let text = format!("the leader does not reach node {id} at {addrs}: {error}");
-                Err(ChangeError::refused(RefusalKind::Unreachable, text))
-            }
-        }
+        let why = match self.inner.peers.call(&target, &ping, PING_WITHIN).await {
+            Ok(Response::Founding(bytes)) => match Card::decode(bytes) {
+                Ok(card) if card.node_id == id.0 => return Ok(()),
+                Ok(card) => format!("node {} answers there", NodeId(card.node_id)),
+                Err(error) => error.to_string(),
+            },
+            Ok(_) => "it answers another question".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let text = format!("the leader does not reach node {id} at {}: {why}", member.peer_addrs.join(", "));
+        Err(ChangeError::refused(RefusalKind::Unreachable, text))
     }
 
     /// `None` if this node does not lead.
