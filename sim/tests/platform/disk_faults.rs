@@ -109,7 +109,7 @@ fn slow_syncs_are_those_of_their_class_and_end() {
     };
     assert!((300..500).contains(&took(SEGMENT, 0)), "{}", took(SEGMENT, 0));
     assert!(took("/store-1.db", 0) < 200, "another class");
-    assert!((100..300).contains(&took(SEGMENT, 900)), "none takes longer than the fault lasts");
+    assert!((90..300).contains(&took(SEGMENT, 900)), "none takes longer than the fault lasts");
     assert!(took(SEGMENT, 1_001) < 200, "it is over");
 }
 
