@@ -225,19 +225,6 @@ impl Blocks {
         lock(&self.state).spill.push(Stage::default());
     }
 
-    /// Reads and checks every block that was ever written.
-    pub(super) fn check_all(&self) -> io::Result<()> {
-        let blocks = lock(&self.state).header.blocks();
-        let mut content = vec![0; BLOCK_BYTES];
-        for block in 1..blocks {
-            let sum = lock(&self.state).sum(block);
-            if sum != 0 {
-                self.get_blocks(block, &mut content, &[sum])?;
-            }
-        }
-        Ok(())
-    }
-
     /// Opens the file to redb's writes; `None` once it is fenced.
     pub(super) fn writing(&self) -> Option<Writing<'_>> {
         let before = self.gate.compare_exchange(CLOSED, OPEN, Ordering::AcqRel, Ordering::Acquire);

@@ -377,7 +377,7 @@ pub(crate) struct Inspected {
     pub(crate) pairs: u64,
 }
 
-/// Reads the store of `dir` and checks every block, without writing: what redb writes as it opens stays in memory.
+/// Reads the store of `dir` and checks every block that counts, without writing: what redb writes stays in memory.
 /// `None` if there is none yet.
 pub(crate) fn inspect<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Inspected>, StoreError> {
     let current = dir.join(CURRENT);
@@ -395,17 +395,13 @@ pub(crate) fn inspect<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Inspected>
     }
     let blocks = open_blocks(disk, &path, generation, OpenMode::Read)?;
     let place = Place { path: path.clone(), blocks: Arc::new(blocks) };
-    if let Err(error) = place.blocks.check_all() {
-        return Err(place
-            .blocks
-            .damage()
-            .map_or_else(|| StoreError::io(&path, error), |d| StoreError::damaged(&path, d)));
-    }
     place.blocks.keep_in_memory();
-    let database = Some(start_redb(&place, INSPECT_CACHE_BYTES)?);
+    let mut database = start_redb(&place, INSPECT_CACHE_BYTES)?;
+    check_pages(&place, &mut database)?;
     // Dropping it drops the database, behind the fence.
     let close = Box::new(|closing: Closing, _| drop(closing));
-    let file = Arc::new(OpenFile { place, generation, database, doomed: AtomicBool::new(false), close });
+    let (database, doomed) = (Some(database), AtomicBool::new(false));
+    let file = Arc::new(OpenFile { place, generation, database, doomed, close });
     let manifest = manifest_of(&file)?;
     let view = RedbView::new(file)?;
     let mut pairs = 0;
@@ -414,6 +410,15 @@ pub(crate) fn inspect<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Inspected>
         pairs += 1;
     }
     Ok(Some(Inspected { path, manifest, pairs }))
+}
+
+/// Reads every page that the newest commit refers to. Of any other block a power loss may have left half a write, or
+/// a write without its checksum: that is no damage.
+fn check_pages(place: &Place, database: &mut Database) -> Result<(), StoreError> {
+    let _writing = place.blocks.writing();
+    let checked = catch_unwind(AssertUnwindSafe(|| database.check_integrity().at(place)));
+    // What it has repaired, in memory, is how the space is divided, which the pairs do not depend on.
+    checked.unwrap_or_else(|_| Err(StoreError::damaged(&place.path, "redb cannot make sense of it"))).map(drop)
 }
 
 fn open_existing<D: Disk>(disk: &D, home: &Home<D>, generation: u64) -> Result<Opened, StoreError> {

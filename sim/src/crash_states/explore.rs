@@ -164,13 +164,19 @@ impl Explorer {
         Ok((storage, recovered))
     }
 
-    /// Starts on an image, goes on, is killed and starts again.
+    /// Inspects an image, starts on it, goes on, is killed and starts again.
     async fn examine(&mut self, image: &Image) -> Outcome {
         let disk = RecordingDisk::new(image, None);
         let every = if self.with_store { self.effort.second_level_every } else { 1 };
         let deeper = self.report.recovered.is_multiple_of(every);
         if deeper {
             disk.record();
+        }
+        if self.with_store
+            && let Ok(inspection) = quorate_io::inspect(&disk, super::node::data_dir(), false)
+            && let Some(damage) = inspection.damage
+        {
+            return Err(format!("`quorate inspect` calls it damaged: {damage}"));
         }
         let (storage, recovered) = self.start(&disk).await?;
         let points = disk.take_points();
