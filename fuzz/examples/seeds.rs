@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use quorate_core::admission::Admission;
-use quorate_core::founding::Card;
+use quorate_core::founding::{Card, FoundingRecord};
 use quorate_core::kv::{Command, Document, Outcome, Response as KvResponse};
 use quorate_core::log::LogWriter;
 use quorate_core::log::format::{LogIdentity, encode_segment_header};
@@ -104,12 +104,7 @@ fn messages() {
 
 fn prost_card() -> Vec<u8> {
     let card = Card { name: "a".to_owned(), node_id: 1, peer_addrs: vec!["a:2380".to_owned()], ..Card::default() };
-    let list = quorate_core::founding::FoundingList {
-        token: "t".to_owned(),
-        members: [("a".to_owned(), card.peer_addrs.clone())].into(),
-    };
-    let founding = quorate_core::founding::Founding::new(list, card, None).expect("it is on the list");
-    let quorate_core::founding::Decision::Accept(record) = founding.decide() else { panic!("the list is complete") };
+    let record = FoundingRecord::alone("t", &card.name, NodeId(card.node_id), &card.peer_addrs);
     let file = record.to_file();
     write("message", "founding", [&[0][..], &file].concat());
     file[4..].to_vec()

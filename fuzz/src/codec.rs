@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
 use quorate_core::admission::Admission;
-use quorate_core::founding::FoundingRecord;
+use quorate_core::founding::{FoundingRecord, Promise};
 use quorate_core::log::record;
 use quorate_core::wire::{
     AppendRequest, AppendResponse, FRAME_BYTES_MAX, Frame, FrameError, FrameKind, HANDSHAKE_BYTES_MAX, Hello,
@@ -143,6 +143,9 @@ fn small_files(content: &[u8]) {
         if let Ok(record) = FoundingRecord::from_file(&file) {
             let _ = (record.cluster_id(), record.membership());
             assert_eq!(FoundingRecord::from_file(&record.to_file()), Ok(record));
+        }
+        if let Ok(promise) = Promise::from_file(&file) {
+            assert_eq!(Promise::from_file(&promise.to_file()), Ok(promise));
         }
         if let Ok(admission) = Admission::from_file(&file) {
             assert_eq!(Admission::from_file(&admission.to_file()), Ok(admission));

@@ -7,7 +7,7 @@ use std::path::Path;
 use quorate_core::LogId;
 use quorate_core::admission::{self, Admission};
 use quorate_core::disk::{Disk, File, OpenMode, read_file};
-use quorate_core::founding::{self, FoundingRecord};
+use quorate_core::founding::{self, FoundingRecord, PROMISE_FILE_NAME, Promise};
 use quorate_core::identity;
 use quorate_core::log::Damage;
 use quorate_core::log::format::{BatchKind, LogIdentity, segment_name};
@@ -42,6 +42,9 @@ pub fn inspect<D: Disk>(disk: &D, dir: &Path, records: bool) -> io::Result<Inspe
     report.in_use(disk, dir, &names)?;
     let identity = report.identity(disk, dir)?;
     report.founding(disk, dir)?;
+    if ![founding::FILE_NAME, admission::FILE_NAME].iter().any(|file| names.iter().any(|name| name == file)) {
+        report.promise(disk, dir)?;
+    }
     report.admission(disk, dir)?;
     let applied = report.store(disk, dir)?;
     report.log(disk, dir, identity, applied, records)?;
@@ -107,10 +110,9 @@ impl Report {
     fn founding<D: Disk>(&mut self, disk: &D, dir: &Path) -> io::Result<()> {
         let path = dir.join(founding::FILE_NAME);
         match content(disk, &path)?.map(|bytes| FoundingRecord::from_file(&bytes)) {
-            None => self.line("founding", "none: this node has accepted no founding record"),
+            None => self.line("founding", "none: this node has founded no cluster"),
             Some(Ok(record)) => {
-                let state = if record.founded { "founded" } else { "accepted, not known to be founded" };
-                self.line("founding", format_args!("cluster {}, {state}", record.cluster_id()));
+                self.line("founding", format_args!("cluster {}", record.cluster_id()));
                 if let Some(from) = record.forced_from() {
                     self.line("", format_args!("forced: its founder survived cluster {from}"));
                 }
@@ -122,6 +124,19 @@ impl Report {
                 }
             }
             Some(Err(error)) => self.damaged("founding", format_args!("{}: {error}", path.display())),
+        }
+        Ok(())
+    }
+
+    fn promise<D: Disk>(&mut self, disk: &D, dir: &Path) -> io::Result<()> {
+        let path = dir.join(PROMISE_FILE_NAME);
+        match content(disk, &path)?.map(|bytes| Promise::from_file(&bytes)) {
+            None => {}
+            Some(Ok(promise)) => match promise.record() {
+                Some(record) => self.line("promise", format_args!("accepted the founding of {}", record.cluster_id())),
+                None => self.line("promise", "to those who found a cluster; nothing is accepted"),
+            },
+            Some(Err(error)) => self.damaged("promise", format_args!("{}: {error}", path.display())),
         }
         Ok(())
     }

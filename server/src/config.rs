@@ -71,7 +71,8 @@ pub(crate) struct NodeArgs {
     #[arg(long, env = "QUORATE_ADVERTISE_PEER_URL", value_name = "ADDR")]
     advertise_peer_url: Option<Address>,
 
-    /// The nodes that found the cluster, the same list on each: n1=http://10.0.0.1:2380,n2=… [default: this node alone]
+    /// The nodes that found the cluster, the same list on each: n1=http://10.0.0.1:2380,n2=… Those that are missing for
+    /// long (of three one) join later [default: this node alone]
     #[arg(long, env = "QUORATE_INITIAL_CLUSTER", value_name = "NAME=ADDR,…")]
     initial_cluster: Option<String>,
 

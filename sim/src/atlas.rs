@@ -8,7 +8,7 @@
 //!    committed configuration does without it: until the lost member was removed or replaced.
 //! 2. In a log only what is sealed is damaged: batches that have a valid successor on the medium, or that a later
 //!    segment's base vouches for. Rot in a batch without a successor cannot be told from a torn flush by anybody.
-//! 3. Nothing is damaged before the cluster is founded: that takes all its members.
+//! 3. Nothing is damaged before all nodes of the list belong to the cluster.
 //! 4. A node that has lost its disk must stay out, as it has nothing of what it promised, until the others take it in
 //!    under another id. Nobody relies on its new disk before that.
 //! 5. A node that keeps everything in memory loses it with its process.
@@ -265,7 +265,7 @@ impl Atlas {
     pub(crate) fn is_cluster_founded(&self, drives: &[Drive]) -> bool {
         let is_founded = |node: u32, drive: &Drive| match self.memory {
             true => self.roster.has_entered(node),
-            false => is_founded(drive) || self.lock().wiped.contains(&node),
+            false => is_settled(drive) || self.lock().wiped.contains(&node),
         };
         let before = self.lock().founded;
         let founded = before || (1..=self.founders).zip(drives).all(|(node, drive)| is_founded(node, drive));
@@ -478,7 +478,7 @@ pub fn is_vital_failure(drive: &Drive) -> bool {
 }
 
 /// Whether a node has it on its medium that its cluster is founded.
-pub fn is_founded(drive: &Drive) -> bool {
+fn is_founded(drive: &Drive) -> bool {
     let path = Path::new(DATA_DIR).join(founding::FILE_NAME);
     let record = drive.durable_of(FileClass::Founding).into_iter().find(|(found, _)| *found == path);
     record.is_some_and(|(_, bytes)| FoundingRecord::from_file(&bytes).is_ok_and(|record| record.founded))

@@ -9,7 +9,7 @@
 //! A core is made of nodes of whom something may be demanded. A drawn member whose log or store was damaged, or that is
 //! gone, is exchanged for an outsider that is whole: a member that must build its store anew may need the state of a node
 //! that is none, if the other members had not got so far. There is none if too few are left, or if a member has never heard that the
-//! cluster was founded, which takes all founders; a stall is legitimate then, and is counted.
+//! cluster was founded, or if the members were no quorum of it as it is; a stall is legitimate then, and is counted.
 //!
 //! The bound, with E the longest election timeout (ten heartbeats):
 //!

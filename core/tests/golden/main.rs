@@ -11,10 +11,11 @@ mod hex;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quorate_core::admission::Admission;
-use quorate_core::founding::{Card, Decision, Founding, FoundingList, FoundingRecord};
+use quorate_core::founding::{Card, Decision, Founding, FoundingList, FoundingRecord, Promise};
 use quorate_core::kv::{self, Command, Document, Kv};
 use quorate_core::log::format::LogIdentity;
 use quorate_core::log::record::Record;
@@ -132,21 +133,40 @@ fn identity_file() {
     assert_eq!(identity::decode(&held), Ok(LOG));
 }
 
-#[test]
-fn founding_record() {
+/// What a node that is alone on its list keeps, and founds.
+fn founded(in_memory: bool) -> (Promise, FoundingRecord) {
     let addrs = vec!["n1:2380".to_owned()];
     let list = FoundingList { token: "quorate".to_owned(), members: [("n1".to_owned(), addrs.clone())].into() };
-    let card = Card { name: "n1".to_owned(), node_id: 0xa1, peer_addrs: addrs, ..Card::default() };
-    let founding = Founding::new(list.clone(), card.clone(), None).expect("it is on the list");
-    let Decision::Accept(record) = founding.decide() else { panic!("a single node accepts at once") };
+    let card = Card { name: "n1".to_owned(), node_id: 0xa1, peer_addrs: addrs, in_memory, ..Card::default() };
+    let mut founding = Founding::new(list, card, None, Duration::ZERO).expect("it is on the list");
+    let mut kept = Promise::default();
+    loop {
+        match founding.decide() {
+            Decision::Keep(promise) => {
+                kept = promise.clone();
+                founding.kept(promise);
+            }
+            Decision::Found(record) => return (kept, record),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn founding_record() {
+    let (promise, record) = founded(false);
     let held = golden("founding-v1", &record.to_file());
     assert_eq!(FoundingRecord::from_file(&held), Ok(record.clone()));
     // The cluster id is on the wire and in every client's hands.
     assert_eq!(record.cluster_id().to_string(), "fafced86db0049fa");
-    let founding = Founding::new(list, Card { in_memory: true, ..card }, None).expect("it is on the list");
-    let Decision::Accept(record) = founding.decide() else { panic!("a single node accepts at once") };
+    let held = golden("promise-v1", &promise.to_file());
+    assert_eq!(Promise::from_file(&held), Ok(promise));
+    let (_, record) = founded(true);
     let held = golden("founding-memory-v1", &record.to_file());
-    assert_eq!(FoundingRecord::from_file(&held), Ok(record));
+    assert_eq!(FoundingRecord::from_file(&held), Ok(record.clone()));
+    let forced = FoundingRecord::forced(record.cluster_id(), 7, "quorate", "n1", NodeId(0xa1), &[]).done();
+    let held = golden("founding-forced-v1", &forced.to_file());
+    assert_eq!(FoundingRecord::from_file(&held), Ok(forced));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use openraft_rt::AsyncRuntime;
 use quorate_core::admission::{Admission, FILE_NAME};
-use quorate_core::founding::{self, FoundingError, FoundingRecord};
+use quorate_core::founding::{self, FoundingError, FoundingRecord, PROMISE_FILE_NAME, Promise};
 use quorate_core::log::format::LogIdentity;
 use quorate_core::wire::{Failure, Fault, MemberAction, MemberDone, MemberRequest, RefusalKind, Request, Response};
 use quorate_core::{ClusterId, LogId, Member};
@@ -32,8 +32,10 @@ const KEEP_WITHIN: Duration = Duration::from_secs(5);
 /// What a data directory says of the cluster that its node belongs to.
 #[derive(Default)]
 pub(super) struct Records {
-    /// It was, or is about to be, among the founders.
+    /// It was among the founders.
     pub(super) founding: Option<FoundingRecord>,
+    /// What it has promised to those who are to found one; of no interest once there is one.
+    pub(super) promise: Option<Promise>,
     /// It was admitted.
     pub(super) admission: Option<Admission>,
 }
@@ -48,7 +50,12 @@ impl Records {
         let founding = read_record::<P, _>(jobs, dir.join(founding::FILE_NAME), reserve, FoundingRecord::from_file);
         let founding = founding.await?;
         let admission = read_record::<P, _>(jobs, dir.join(FILE_NAME), reserve, Admission::from_file).await?;
-        Ok(Self { founding, admission })
+        let mut records = Self { founding, promise: None, admission };
+        if records.cluster() == ClusterId::NONE {
+            let path = dir.join(PROMISE_FILE_NAME);
+            records.promise = read_record::<P, _>(jobs, path, reserve, Promise::from_file).await?;
+        }
+        Ok(records)
     }
 
     /// The cluster, once there is one.
@@ -61,7 +68,9 @@ impl Records {
     pub(super) fn are_of(&self, identity: &LogIdentity) -> bool {
         let id = identity.node_id;
         let founder = |record: &FoundingRecord| record.membership().members.contains_key(&id);
-        self.founding.as_ref().is_none_or(founder) && self.admission.is_none_or(|admission| admission.node == id)
+        self.founding.as_ref().is_none_or(founder)
+            && self.promise.as_ref().is_none_or(|promise| promise.node_id == id.0)
+            && self.admission.is_none_or(|admission| admission.node == id)
     }
 }
 

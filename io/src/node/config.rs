@@ -55,6 +55,10 @@ pub struct NodeConfig {
     pub api_addrs: Vec<String>,
     /// Who founds the cluster. Only asked when there is none yet.
     pub founding: FoundingList,
+    /// How long the nodes of the list wait for the whole of it before a part founds the cluster, from when they have last
+    /// heard of one more. Who comes later joins; but a cluster of two of three tolerates no failure until then. So this is
+    /// longer than it takes to start all that are to be started together. In memory all have to be there.
+    pub founding_grace: Duration,
     /// Whether this node may found it.
     pub initial_state: InitialState,
     /// `host:port` peer addresses of members of a cluster to join instead of founding one; any one that answers will do.
@@ -112,6 +116,7 @@ impl NodeConfig {
             peer_addrs: vec![peer_listen.to_owned()],
             api_addrs: Vec::new(),
             founding,
+            founding_grace: Duration::from_secs(10),
             initial_state: InitialState::New,
             join: Vec::new(),
             force_new_cluster: false,

@@ -104,6 +104,6 @@ async fn keep<P: Platform>(dir: &Path, opened: &mut Opened<P>, record: FoundingR
         admitted.map_or(Ok(()), |path| disk.remove(&path))
     });
     kept.await.map_err(io::Error::other).flatten().map_err(|error| StartError::Io { path, error })?;
-    opened.records = Records { founding: Some(record), admission: None };
+    opened.records = Records { founding: Some(record), ..Records::default() };
     Ok(())
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use openraft::Instant;
+use openraft::type_config::alias::InstantOf;
 use openraft_rt::AsyncRuntime;
 use prost::Message;
 use quorate_core::ClusterId;
 use quorate_core::disk::read_file;
-use quorate_core::founding::{Card, Decision, FILE_NAME, Founding, FoundingRecord, RecordDamage};
+use quorate_core::founding::{Card, Decision, FILE_NAME, Founding, FoundingRecord, PROMISE_FILE_NAME, RecordDamage};
 use quorate_core::wire::{Request, Response};
 
 use super::{Node, StartError, StopError};
@@ -18,9 +20,9 @@ use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
 use crate::reserve::{Reserve, replace_spending};
 use crate::transport::{PeerIdentity, Target};
-use crate::types::nodes_to;
+use crate::types::{Types, nodes_to};
 
-/// Between two rounds of asking peers that have not answered, or not accepted, yet.
+/// Between two rounds of looking at all peers.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// For one peer's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -71,23 +73,25 @@ impl<P: Platform> Node<P> {
 
     /// Until the cluster is founded, or cannot be, or the node stops.
     pub(super) async fn found(&self, mut founding: Founding) {
+        let begun = InstantOf::<Types<P::Runtime>>::now();
         let mut waiting_for = Vec::new();
         while !self.is_stopping() {
+            founding.handle_time(InstantOf::<Types<P::Runtime>>::now().saturating_duration_since(begun));
             self.show(founding.card().clone());
             let result = match founding.decide() {
-                Decision::Ask(names) => {
-                    if names != waiting_for {
-                        tracing::info!(peers = ?names, "waiting for peers to found the cluster");
-                        waiting_for = names.clone();
+                Decision::Ask { missing } => {
+                    if missing != waiting_for {
+                        tracing::info!(peers = ?missing, "waiting for peers to found the cluster");
+                        waiting_for = missing;
                     }
-                    let result = self.ask(&mut founding, &names).await;
+                    let result = self.ask(&mut founding).await;
                     P::Runtime::sleep(ASK_EVERY).await;
                     result
                 }
-                Decision::Accept(record) => {
-                    let kept = self.keep(FILE_NAME, record.to_file()).await;
-                    founding.accepted(record);
-                    kept
+                Decision::Keep(promise) => {
+                    let durable = self.keep(PROMISE_FILE_NAME, promise.to_file()).await;
+                    founding.kept(promise);
+                    durable
                 }
                 Decision::Found(record) => match self.keep(FILE_NAME, record.to_file()).await {
                     Ok(()) => return self.enter(&record).await,
@@ -127,26 +131,31 @@ impl<P: Platform> Node<P> {
         *lock(&self.inner.card) = card;
     }
 
-    async fn ask(&self, founding: &mut Founding, names: &[String]) -> Result<(), StopError> {
+    async fn ask(&self, founding: &mut Founding) -> Result<(), StopError> {
         let request = Request::Founding(founding.card().encode_to_vec().into());
         let request = &request;
-        let calls = names.iter().map(|name| {
-            let target = Target { node: None, addrs: founding.addrs(name).to_vec() };
-            async move { self.inner.peers.call(&target, request, ANSWER_WITHIN).await }
+        let peers: Vec<_> = founding.peers().map(|(name, addrs)| (name.clone(), addrs.clone())).collect();
+        let calls = peers.iter().map(|(_, addrs)| async move {
+            let target = Target { node: None, addrs: addrs.clone() };
+            self.inner.peers.call(&target, request, ANSWER_WITHIN).await
         });
         let mut refused = Ok(());
-        for (name, answer) in names.iter().zip(join_all(calls).await) {
-            match answer {
-                Ok(Response::Founding(bytes)) => match Card::decode(bytes) {
-                    Ok(card) => refused = refused.and(founding.handle_card(name, card)),
-                    Err(error) => tracing::warn!(peer = name, %error, "unreadable answer"),
-                },
-                Ok(other) => tracing::debug!(peer = name, answer = ?other, "no card"),
-                Err(error) => tracing::debug!(peer = name, %error, "no answer"),
+        for ((name, _), answer) in peers.iter().zip(join_all(calls).await) {
+            let card = match answer {
+                Ok(Response::Founding(bytes)) => Card::decode(bytes).map_err(|error| error.to_string()),
+                Ok(_) => Err("an answer to another question".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            match card {
+                Ok(card) => refused = refused.and(founding.handle_card(name, card)),
+                Err(error) => {
+                    tracing::debug!(peer = name, error, "no card");
+                    founding.handle_silence(name);
+                }
             }
         }
         match founding.decide() {
-            Decision::Ask(_) => Ok(refused?),
+            Decision::Ask { .. } => Ok(refused?),
             _ => Ok(()),
         }
     }

@@ -373,16 +373,17 @@ fn entry<P: Platform>(config: &NodeConfig, opened: &Opened<P>) -> Result<Entry, 
         Some(record) if record.founded => return Ok(Entry::Founded(record.clone())),
         _ if opened.records.admission.is_some() => return Ok(Entry::Admitted),
         // What it has accepted it may have to found: whatever its settings say by now.
-        Some(_) => {}
-        None if !config.join.is_empty() => {
+        _ if opened.records.promise.as_ref().is_some_and(|promise| promise.record().is_some()) => {}
+        _ if !config.join.is_empty() => {
             return Ok(Entry::Wait(config.told_peers().collect()));
         }
-        None if config.initial_state == InitialState::Existing => {
+        _ if config.initial_state == InitialState::Existing => {
             return Ok(Entry::Wait(config.listed_peers().collect()));
         }
-        None => {}
+        _ => {}
     }
     let card = own_card(config, opened.identity.node_id);
-    let founding = Founding::new(config.founding.clone(), card, opened.records.founding.clone())?;
+    let kept = opened.records.promise.clone();
+    let founding = Founding::new(config.founding.clone(), card, kept, config.founding_grace)?;
     Ok(Entry::Found(Box::new(founding)))
 }

@@ -11,6 +11,7 @@ mod backup;
 mod common;
 mod conformance;
 mod force;
+mod founding;
 mod members;
 mod rebuild;
 mod requests;

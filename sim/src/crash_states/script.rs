@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft_rt::AsyncRuntime;
-use quorate_core::founding::{Card, Decision, Founding, FoundingList, FoundingRecord};
+use quorate_core::founding::FoundingRecord;
 use quorate_core::log::record::Record;
 use quorate_core::{Entry, LogId, Member, Membership, NodeId, Payload, Vote};
 
@@ -412,14 +412,7 @@ fn membership(index: u64) -> Membership {
 }
 
 fn founding(founded: bool) -> FoundingRecord {
-    let list = FoundingList { token: "t".to_owned(), members: [("n1".to_owned(), vec!["n1:1".to_owned()])].into() };
-    let card = Card { name: "n1".to_owned(), node_id: 101, ..Card::default() };
-    let decision = Founding::new(list, card, None).map(|founding| founding.decide());
-    match decision {
-        Ok(Decision::Accept(mut record)) => {
-            record.founded = founded;
-            record
-        }
-        _ => FoundingRecord::default(),
-    }
+    let mut record = FoundingRecord::alone("t", "n1", NodeId(101), &["n1:1".to_owned()]);
+    record.founded = founded;
+    record
 }

@@ -59,7 +59,7 @@ impl FileClass {
             "CURRENT" => Self::Current,
             "reserve" => Self::Reserve,
             identity::FILE_NAME => Self::Identity,
-            founding::FILE_NAME | admission::FILE_NAME => Self::Founding,
+            founding::FILE_NAME | founding::PROMISE_FILE_NAME | admission::FILE_NAME => Self::Founding,
             _ if log::format::parse_segment_name(name).is_some() => Self::Segment,
             _ if name.starts_with("store-") => Self::Store,
             _ if name.starts_with("damaged-") => Self::Marker,
