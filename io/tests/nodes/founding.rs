@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::common::{Dir, Pairs, TestNode, addrs, config, run, start, until};
+use crate::common::{self, Dir, Pairs, TestNode, addrs, config, run, until};
 use openraft_rt::AsyncRuntime;
 use quorate_core::founding::{Card, Decision, Founding, PROMISE_FILE_NAME};
 use quorate_core::{ClusterId, NodeId};
@@ -123,10 +123,10 @@ fn a_promise_of_another_node_or_a_damaged_one_is_refused_until_there_is_a_cluste
         let Decision::Keep(promise) = other.decide() else { panic!("it is alone") };
         let path = dir.0.join("n0").join(PROMISE_FILE_NAME);
         std::fs::write(&path, promise.to_file()).unwrap();
-        let error = start(0, &addrs, &dir.0).await.unwrap_err();
+        let error = common::start(0, &addrs, &dir.0).await.unwrap_err();
         assert!(matches!(error, StartError::MixedUp(_)), "{error}");
         std::fs::write(&path, b"garbage").unwrap();
-        let error = start(0, &addrs, &dir.0).await.unwrap_err();
+        let error = common::start(0, &addrs, &dir.0).await.unwrap_err();
         assert!(matches!(error, StartError::Record { .. }), "{error}");
         assert_eq!(error.exit_code(), exit_code::DAMAGED);
         std::fs::remove_file(&path).unwrap();
