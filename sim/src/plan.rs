@@ -471,7 +471,7 @@ mod tests {
             for fault in &plan.faults {
                 assert!(fault.at_ms + fault.for_ms <= plan.heal_ms);
                 let named = fault.kind.nodes();
-                assert!(named.iter().all(|n| (1..=plan.nodes).contains(n)), "{fault:?}");
+                assert!(named.iter().all(|n| (1..=plan.machines()).contains(n)), "{fault:?}");
             }
         }
     }

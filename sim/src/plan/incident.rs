@@ -253,6 +253,7 @@ mod tests {
         let (mut incidents, mut alone, mut moved) = (0, 0, 0);
         for seed in 0..400 {
             let mut plan = Plan { faults: Vec::new(), ..Plan::draw(seed) };
+            plan.setup.memory = false;
             plan.workload.bursts_ms = vec![600; 4];
             let mut rng = SplitMix::new(seed);
             let incident = draw(&mut rng, plan.nodes, plan.heal_ms, &mut plan.setup, &mut plan.workload.bursts_ms);
