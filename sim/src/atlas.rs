@@ -219,8 +219,7 @@ impl Atlas {
         if !self.memory {
             return true;
         }
-        let may = self.roster.is_nobody(node) && self.is_cluster_founded(drives);
-        let may = may || (self.is_cluster_founded(drives) && self.allows(drives, node));
+        let may = self.is_cluster_founded(drives) && (self.roster.is_nobody(node) || self.allows(drives, node));
         let mut ledger = self.lock();
         if may {
             self.roster.lose(node);

@@ -403,7 +403,7 @@ impl Cluster {
         if let Some(member) = self.atlas.roster().member_at(number) {
             return self.remove(index, 0, member);
         }
-        self.orders.push(Order::fulfilled(index, 0));
+        self.orders.push(Order::fulfilled(index));
         true
     }
 

@@ -55,6 +55,13 @@ struct Register {
     leaving: Option<u64>,
 }
 
+impl Register {
+    /// The newest committed configuration.
+    fn committed(&self) -> Option<&Config> {
+        self.configs.get(&self.committed?)
+    }
+}
+
 /// See the module. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Roster(Arc<Mutex<Register>>);
@@ -62,8 +69,8 @@ pub struct Roster(Arc<Mutex<Register>>);
 /// What a node's metrics told anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct News {
-    /// Index, term and voters of a configuration that nobody has had before.
-    pub config: Option<(u64, u64, Voters)>,
+    /// Index and voters of a configuration that nobody has had before.
+    pub config: Option<(u64, Voters)>,
     /// The index of a configuration that is committed now.
     pub committed: Option<u64>,
 }
@@ -131,7 +138,7 @@ impl Roster {
                     membership.configs.iter().map(|half| half.iter().map(|id| id.0).collect()).collect();
                 let members: BTreeSet<u64> = membership.members.keys().map(|id| id.0).collect();
                 register.named.extend(&members);
-                news.config = Some((at.0, at.1, voters.clone()));
+                news.config = Some((at.0, voters.clone()));
                 register.configs.insert(at, Config { voters, members });
             }
         }
@@ -154,17 +161,16 @@ impl Roster {
     /// The voters of the configurations that may count now: of the newest committed one, of any that came after it, and
     /// of what would be left of each without the member whose removal was asked for. Empty before the cluster is founded.
     fn voters_in_force(register: &Register) -> Vec<(BTreeSet<u64>, &BTreeSet<u64>)> {
-        let halves = |config: &Config| config.voters.clone();
         let mut all = Vec::new();
         for config in register.configs.values() {
-            for half in halves(config) {
+            for half in &config.voters {
                 let less = register.leaving.filter(|id| half.contains(id)).map(|id| {
                     let mut less = half.clone();
                     less.remove(&id);
                     less
                 });
                 all.extend(less.filter(|less| !less.is_empty()).map(|less| (less, &config.members)));
-                all.push((half, &config.members));
+                all.push((half.clone(), &config.members));
             }
         }
         all
@@ -203,17 +209,15 @@ impl Roster {
     /// Whether a machine's node votes in the newest committed configuration.
     pub(crate) fn votes(&self, machine: u32) -> bool {
         let register = self.lock();
-        let committed = register.committed.and_then(|at| register.configs.get(&at));
         let id = register.ids.get(&machine);
-        committed.zip(id).is_some_and(|(config, id)| config.voters.iter().all(|half| half.contains(id)))
+        register.committed().zip(id).is_some_and(|(config, id)| config.voters.iter().all(|half| half.contains(id)))
     }
 
     /// Whether a machine's node was a member, and is none of the newest committed configuration.
     pub(crate) fn has_left(&self, machine: u32) -> bool {
         let register = self.lock();
-        let committed = register.committed.and_then(|at| register.configs.get(&at));
         let id = register.ids.get(&machine);
-        committed.zip(id).is_some_and(|(config, id)| !config.members.contains(id))
+        register.committed().zip(id).is_some_and(|(config, id)| !config.members.contains(id))
     }
 
     /// Whether a machine's node is in no configuration in force: nobody relies on it.
@@ -231,7 +235,7 @@ impl Roster {
     /// The id of a machine's node, if it is a member as far as the newest committed configuration says.
     pub(crate) fn present_member(&self, machine: u32) -> Option<u64> {
         let register = self.lock();
-        let config = register.committed.and_then(|at| register.configs.get(&at))?;
+        let config = register.committed()?;
         register.ids.get(&machine).copied().filter(|id| config.members.contains(id))
     }
 
@@ -246,8 +250,7 @@ impl Roster {
     /// Whether an id is that of a member, as far as the newest committed configuration says.
     pub(crate) fn is_member(&self, id: u64) -> bool {
         let register = self.lock();
-        let config = register.committed.and_then(|at| register.configs.get(&at));
-        config.is_none_or(|config| config.members.contains(&id))
+        register.committed().is_none_or(|config| config.members.contains(&id))
     }
 
     /// Whether a machine was a member at some time.

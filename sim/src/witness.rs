@@ -312,7 +312,7 @@ impl Witness {
         }
         self.note(|o| {
             let others = &mut o.seen.others;
-            if let Some((index, _, voters)) = config {
+            if let Some((index, voters)) = config {
                 *others.entry("configurations").or_default() += 1;
                 *others.entry("joint configurations").or_default() += u64::from(voters.len() > 1);
                 o.on_quorum.observe_voters(index, voters);
