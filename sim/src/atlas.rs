@@ -230,13 +230,14 @@ impl Atlas {
         may
     }
 
-    /// Whether a member may be taken out of the membership: the others must do without those of them that are damaged.
-    pub fn may_remove(&self, drives: &[Drive], id: u64) -> bool {
+    /// Whether a member may be taken out of the membership, and a machine lose what it has: the others must do without
+    /// them, and without those of them that are damaged.
+    pub fn may_remove(&self, drives: &[Drive], id: u64, loses: Option<u32>) -> bool {
         if self.roster.is_leaving() {
             return false;
         }
         self.roster.set_leaving(Some(id));
-        let may = self.is_cluster_founded(drives) && self.allows(drives, 0);
+        let may = self.is_cluster_founded(drives) && self.allows(drives, loses.unwrap_or(0));
         if !may {
             self.roster.set_leaving(None);
         }
@@ -255,8 +256,9 @@ impl Atlas {
 
     /// Whether something may be demanded of a node: its log is whole, and it is, or is to become, a member.
     pub fn is_sound(&self, node: u32) -> bool {
+        let is_wiped = self.is_wiped(node);
         let ledger = self.lock();
-        let is_lost = ledger.wiped.contains(&node) && !ledger.expected.contains(&node);
+        let is_lost = is_wiped && !ledger.expected.contains(&node);
         !ledger.log.contains(&node) && !ledger.gone.contains(&node) && !is_lost
     }
 

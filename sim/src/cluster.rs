@@ -377,33 +377,45 @@ impl Cluster {
     /// An operator takes a member out; at `back_ns` its machine starts again with an empty disk. Whether that may be.
     pub fn order_removal(&mut self, index: usize, back_ns: u64) -> bool {
         let member = self.atlas.roster().present_member(self.members[index].machine.node());
-        member.is_some_and(|member| self.remove(index, back_ns, member))
+        let Some(member) = member.filter(|_| !self.is_ordered(index)) else { return false };
+        let may = self.atlas.may_remove(&self.drives(), member, None);
+        if may {
+            self.remove(index, back_ns, member);
+        }
+        may
     }
 
-    fn remove(&mut self, index: usize, back_ns: u64, member: u64) -> bool {
-        let is_ordered = self.orders.iter().any(|order| order.index == index);
-        if is_ordered || !self.atlas.may_remove(&self.drives(), member) {
-            return false;
-        }
+    /// Asks for the removal of a member that may be removed.
+    fn remove(&mut self, index: usize, back_ns: u64, member: u64) {
         let (roster, bell) = (self.atlas.roster().clone(), self.bell.clone());
         let doors = self.members.iter().map(Member::door).collect();
         self.orders.push(Order::remove(index, back_ns, member, doors, roster, bell));
-        true
+    }
+
+    fn is_ordered(&self, index: usize) -> bool {
+        self.orders.iter().any(|order| order.index == index)
     }
 
     /// An operator gives a machine that has no sound member an empty disk, and a lost member's place; whether that may be.
     pub fn order_replacement(&mut self, index: usize) -> bool {
         let number = self.members[index].machine.node();
-        if self.atlas.is_sound(number) || self.orders.iter().any(|order| order.index == index) {
+        if self.atlas.is_sound(number) || self.is_ordered(index) {
+            return false;
+        }
+        let member = self.atlas.roster().member_at(number);
+        if member.is_some_and(|member| !self.atlas.may_remove(&self.drives(), member, Some(number))) {
             return false;
         }
         // It must not become a member by itself meanwhile.
-        self.end(index, false);
-        self.atlas.sets_aside(number);
-        if let Some(member) = self.atlas.roster().member_at(number) {
-            return self.remove(index, 0, member);
+        if !self.end(index, false) {
+            self.atlas.roster().set_leaving(None);
+            return false;
         }
-        self.orders.push(Order::fulfilled(index));
+        self.atlas.sets_aside(number);
+        match member {
+            Some(member) => self.remove(index, 0, member),
+            None => self.orders.push(Order::fulfilled(index)),
+        }
         true
     }
 

@@ -12,7 +12,7 @@ pub const SEEDS_MIN: u64 = 1_000;
 pub const SEEDS_MIN_FOR_POINTS: u64 = 2_000;
 
 /// Of a thousand seeds, at least so many.
-const REACHED: [(&str, u64); 28] = [
+const REACHED: [(&str, u64); 35] = [
     ("cores that served alone", 250),
     ("outsiders deaf", 60),
     ("runs with 3 nodes", 300),
@@ -41,6 +41,13 @@ const REACHED: [(&str, u64); 28] = [
     ("operations of clients that crashed", 500),
     ("writes tried again", 800),
     ("runs with a quiet second", 400),
+    ("joint configurations", 300),
+    ("machines that joined with an empty disk", 150),
+    ("nodes that were stopped in good order", 100),
+    ("leaderships handed over on request", 40),
+    ("removed nodes that stopped", 8),
+    ("runs in memory", 40),
+    ("memories lost", 100),
 ];
 
 /// The same, of what happens to disks.

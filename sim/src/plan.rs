@@ -294,6 +294,7 @@ pub fn fault_classes() -> Vec<&'static str> {
     ];
     classes.extend(clock::CLASSES);
     classes.extend(connection::CLASSES);
+    classes.extend(member::CLASSES);
     classes.extend(disk::CLASSES.iter().filter(|(_, most)| *most > 0).map(|(class, _)| *class));
     classes
 }

@@ -153,9 +153,11 @@ impl Roster {
         news
     }
 
-    /// Whether a membership that was told named this id.
+    /// Whether a membership that was told named this id, or nobody has told one: in memory a cluster may be founded by
+    /// second lives.
     pub(crate) fn names(&self, id: u64) -> bool {
-        self.lock().named.contains(&id)
+        let register = self.lock();
+        register.named.is_empty() || register.named.contains(&id)
     }
 
     /// The voters of the configurations that may count now: of the newest committed one, of any that came after it, and

@@ -99,24 +99,30 @@ pub fn run_subject<S: Subject>(subject: &S, plan: &Plan, trace_keep: usize) -> R
 }
 
 fn run_into<S: Subject>(subject: &S, plan: &Plan, trace: &Trace) -> ReportOf<S> {
-    let (subject, seed, run, witnessed) = (subject.clone(), plan.seed, plan.clone(), trace.clone());
+    let roster = Roster::default();
+    let witness = Witness::new(roster.clone(), trace.clone());
+    let (subject, seed, run, observers) = (subject.clone(), plan.seed, plan.clone(), (witness.clone(), trace.clone()));
     let caught = catch_unwind(AssertUnwindSafe(move || {
-        in_simulation(seed, move || async move { execute(subject, run, witnessed).await })
+        in_simulation(seed, move || async move { execute(subject, run, roster, observers).await })
     }));
     caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
-        let violation = Some(Violation::new(NO_PANIC, text, vec![]));
+        // What was seen before it is why.
+        let violation = witness.violation().or_else(|| Some(Violation::new(NO_PANIC, text, vec![])));
         let stats = Stats::default();
         let (plan, history, tail) = (plan.clone(), Vec::new(), trace.tail());
         Report { seed, plan, file: None, hash: 0, events: 0, violation, history, stats, tail }
     })
 }
 
-async fn execute<S: Subject>(subject: S, plan: Plan, trace: Trace) -> ReportOf<S> {
-    let roster = Roster::default();
-    let atlas = Atlas::new(plan.nodes, plan.setup.memory, roster.clone());
-    let witness = Witness::new(roster, trace.clone());
+async fn execute<S: Subject>(
+    subject: S,
+    plan: Plan,
+    roster: Roster,
+    (witness, trace): (Witness, Trace),
+) -> ReportOf<S> {
+    let atlas = Atlas::new(plan.nodes, plan.setup.memory, roster);
     let machines = subject.clone();
     let observers = (witness.clone(), atlas);
     let mut cluster = Cluster::new(&plan, Box::new(move || machines.machine()), observers, trace.clone());

@@ -19,7 +19,7 @@ pub use observed::Observed;
 use crate::check::history::Violation;
 use crate::check::raft::{
     AppliedStays, At, CommittedImmutable, CommittedOnQuorum, DurableVote, Effect, ElectionSafety, LeaderCompleteness,
-    LogEntry, LogMatching, Monotonic, Progress, SingleVote, StateMachineEquality,
+    LogEntry, LogMatching, MatchStays, Monotonic, Progress, SingleVote, StateMachineEquality,
 };
 use crate::platform::{Drive, FileClass, SimRuntime, global_now};
 use crate::roster::{News, Roster};
@@ -49,6 +49,7 @@ pub(crate) const PROGRESS_INDEXES: usize = 5;
 struct Oracles {
     election: ElectionSafety,
     matching: LogMatching,
+    matched: MatchStays,
     completeness: LeaderCompleteness,
     immutable: CommittedImmutable,
     on_quorum: CommittedOnQuorum,
@@ -292,7 +293,12 @@ impl Witness {
             if metrics.state == ServerState::Leader {
                 seen.leaders.insert(metrics.current_term);
                 o.election.observe(self.at(node), metrics.current_term, metrics.id.0)?;
+                let matched = metrics.replication.iter().flatten();
+                for (id, last) in matched.filter_map(|(id, last)| Some((id, last.as_ref()?))) {
+                    o.matched.observe_matched(self.at(node), metrics.current_term, id.0, last.index);
+                }
             }
+            o.matched.observe_log(self.at(node), metrics.id.0, metrics.current_term, metrics.last_log_index)?;
             o.monotonic.observe(self.at(node), incarnation, progress)
         });
     }

@@ -316,6 +316,16 @@ impl<P: Platform> LogStore<P> {
         state.slots.get(state.durable).map(|slot| slot.id)
     }
 
+    /// Returns once the log is durable up to this entry, or purged, which it is up to what a snapshot holds.
+    ///
+    /// # Errors
+    /// The log was closed.
+    pub(crate) async fn wait_durable(&self, upto: LogId) -> io::Result<()> {
+        let mut durable = lock(&self.shared.durable).subscribe();
+        durable.wait_until(|durable| *durable >= Some(upto)).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(())
+    }
+
     /// The last entry to purge so that the newest `keep_bytes` of entries stay; `None` if the log is no longer than
     /// that.
     pub fn excess(&self, keep_bytes: usize) -> Option<u64> {

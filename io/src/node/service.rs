@@ -248,7 +248,7 @@ impl<P: Platform> PeerService for Service<P> {
             return Err(Failure::not_applied(Fault::DiskFull));
         }
         let manifest = Manifest { applied: meta.last_log_id, membership: meta.last_membership.clone() };
-        let meta = snapshot_meta_to(&meta)?;
+        let (last, meta) = (meta.last_log_id, snapshot_meta_to(&meta)?);
         let mut receiver = SnapshotReceiver::new(&self.node.inner.store, manifest);
         let trailer = loop {
             match parts.next().await {
@@ -262,6 +262,11 @@ impl<P: Platform> PeerService for Service<P> {
         let snapshot = receiver.finish(trailer).await.map_err(storage)?;
         let snapshot = openraft::Snapshot { meta, snapshot };
         let response = raft.install_full_snapshot(vote_to(&vote), snapshot).await.map_err(fatal)?;
+        // The leader will count on all that is in it. What this node has committed already is not installed, and openraft
+        // answers then before the log is durable.
+        if let Some(last) = last.filter(|_| response.vote == vote_to(&vote)) {
+            self.node.inner.log.wait_durable(last).await.map_err(storage)?;
+        }
         Ok(vote_from(&response.vote))
     }
 

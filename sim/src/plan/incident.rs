@@ -14,9 +14,7 @@ use crate::rng::SplitMix;
 /// Of 1000 runs so many have an incident.
 const PER_MILLE: u32 = 400;
 /// Of 1000 runs without one so many have one of those that came later: drawn apart, so that the others stay where they are.
-/// Off: with 300 here two of 1,000 seeds meet a debug assertion of openraft (a follower's log seems to go back) that is not
-/// understood yet.
-const LATER_PER_MILLE: u32 = 0;
+const LATER_PER_MILLE: u32 = 300;
 /// Of 1000 incidents so many are all that goes wrong in their run.
 const ALONE_PER_MILLE: u32 = 350;
 /// Of 1000 bursts so many are moved to where the incident is.
@@ -267,7 +265,7 @@ mod tests {
             plan.check().expect("it can be run");
         }
         assert!(
-            (100..220).contains(&incidents) && moved > incidents / 2,
+            (160..300).contains(&incidents) && moved > incidents / 2,
             "{incidents} incidents, {moved} with clients"
         );
         assert!((20..incidents / 2).contains(&alone), "{alone} alone of {incidents}");

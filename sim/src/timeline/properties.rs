@@ -6,7 +6,7 @@ use crate::check::linearizability::LINEARIZABLE;
 use crate::check::log_order::FOLLOWS;
 use crate::check::raft::{
     APPLIED_STAYS, COMMITTED_IMMUTABLE, COMMITTED_ON_QUORUM, DURABLE_VOTE, ELECTION_SAFETY, LEADER_COMPLETENESS,
-    LOG_MATCHING, MONOTONIC, SINGLE_VOTE, STATE_MACHINE_EQUALITY,
+    LOG_MATCHING, MATCH_STAYS, MONOTONIC, SINGLE_VOTE, STATE_MACHINE_EQUALITY,
 };
 use crate::check::revision_order::{
     DURABILITY, EXACTLY_ONCE, LOG_CONSECUTIVE, NO_PHANTOM, NOT_APPLIED_INVISIBLE, READ_STATE, REAL_TIME, REPLAY,
@@ -43,7 +43,7 @@ pub(super) fn property(name: &'static str) -> Property {
     PROPERTIES.into_iter().find(|property| property.name == name).unwrap_or(other)
 }
 
-const PROPERTIES: [Property; 31] = [
+const PROPERTIES: [Property; 32] = [
     Property {
         name: REAL_TIME,
         demands: "What was finished before an operation began must be visible to it. A read that begins after a write \
@@ -153,6 +153,13 @@ const PROPERTIES: [Property; 31] = [
         demands: "A term and a vote are on the disk before anybody is told of them.",
         broken: "A node told others of a vote that its disk did not have: after a crash it could vote again.",
         source: "Raft §5.1, figure 2 (“updated on stable storage before responding to RPCs”)",
+    },
+    Property {
+        name: MATCH_STAYS,
+        demands: "What a follower has acknowledged is on its disk. Only the leader of a newer term may take it out again.",
+        broken: "A leader counts on entries that a follower does not have: the follower answered before they were \
+                 durable, and lost them in a crash. They may be committed on fewer disks than a majority.",
+        source: "Raft §5.3, figure 2 (“matchIndex”)",
     },
     Property {
         name: STATE_MACHINE_EQUALITY,

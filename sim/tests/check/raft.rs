@@ -4,8 +4,8 @@ use sim::check::history::Violation;
 use sim::check::raft::{
     APPLIED_STAYS, AppliedStays, At, COMMITTED_IMMUTABLE, COMMITTED_ON_QUORUM, CommittedImmutable, CommittedOnQuorum,
     DURABLE_VOTE, DurableVote, ELECTION_SAFETY, Effect, ElectionSafety, LEADER_COMPLETENESS, LOG_MATCHING,
-    LeaderCompleteness, LogEntry, LogMatching, MONOTONIC, Monotonic, Progress, SINGLE_VOTE, STATE_MACHINE_EQUALITY,
-    SingleVote, StateMachineEquality,
+    LeaderCompleteness, LogEntry, LogMatching, MATCH_STAYS, MONOTONIC, MatchStays, Monotonic, Progress, SINGLE_VOTE,
+    STATE_MACHINE_EQUALITY, SingleVote, StateMachineEquality,
 };
 
 fn at(node: u64, time_ns: u64) -> At {
@@ -108,6 +108,22 @@ fn votes_are_durable_before_they_are_told() {
     assert_eq!(property(oracle.observe_disk(at(1, 50), None)), DURABLE_VOTE);
     oracle.observe_start(at(1, 60), Some(2)).expect("it goes on where it was");
     assert_eq!(property(oracle.observe_start(at(1, 70), None)), DURABLE_VOTE);
+}
+
+#[test]
+fn a_follower_keeps_what_it_has_acknowledged() {
+    let mut oracle = MatchStays::default();
+    oracle.observe_log(at(2, 10), 2, 0, None).expect("nothing is counted on");
+    oracle.observe_matched(at(1, 20), 3, 2, 7);
+    oracle.observe_matched(at(1, 30), 3, 2, 6);
+    oracle.observe_log(at(2, 40), 2, 3, Some(7)).expect("it has it");
+    oracle.observe_log(at(2, 40), 2, 4, Some(5)).expect("another leader took it out");
+    oracle.observe_log(at(3, 40), 3, 3, None).expect("another node");
+    assert_eq!(property(oracle.observe_log(at(2, 50), 2, 3, Some(6))), MATCH_STAYS);
+    assert_eq!(property(oracle.observe_log(at(2, 50), 2, 3, None)), MATCH_STAYS);
+    oracle.observe_matched(at(3, 60), 4, 2, 5);
+    oracle.observe_log(at(2, 70), 2, 4, Some(5)).expect("of the newer term's leader");
+    assert_eq!(property(oracle.observe_log(at(2, 80), 2, 4, Some(4))), MATCH_STAYS);
 }
 
 #[test]

@@ -235,7 +235,7 @@ impl<P: Platform> Node<P> {
         Err(ChangeError::refused(RefusalKind::Unreachable, text))
     }
 
-    /// `None` if this node does not lead.
+    /// `None` if this node does not lead, or is no member any more.
     fn see_members(&self) -> Option<Seen> {
         // So long without an answer counts as gone: a follower acknowledges every heartbeat.
         let silence_max = Duration::from_millis(2 * self.inner.config.timing.election_timeout_max_ms());
@@ -255,6 +255,10 @@ impl<P: Platform> Node<P> {
             Sight { reachable, behind: matched.map(|matched| last.saturating_sub(matched.index + 1)) }
         };
         let membership = membership_from(metrics.membership_config.membership());
+        // Once it has removed itself it leads on for a moment, and has no say in who is a member any more.
+        if !membership.members.contains_key(&metrics.id) {
+            return None;
+        }
         let sights = membership.members.keys().map(|id| (*id, sight(*id))).collect();
         let committed = metrics.membership_config == metrics.committed_membership_config;
         let at = metrics.membership_config.log_id().as_ref().map(log_id_from);
