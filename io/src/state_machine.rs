@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use quorate_core::snapshot::Manifest;
 use quorate_core::{LogId, StateMachine, StoredMembership};
 
 use crate::jobs::lock;
+use crate::log_store::LogStore;
 use crate::platform::Platform;
 use crate::snapshot::{ChunkReader, Received, SnapshotData, Source};
 use crate::store::redb::{Building, Committed, Home};
@@ -79,6 +80,8 @@ struct Inner<P: Platform> {
     dirty_bytes_max: u64,
     machine: Arc<dyn StateMachine>,
     durable: DurableWatch<P>,
+    /// Where it is recorded that a snapshot was installed.
+    log: OnceLock<LogStore<P>>,
     // In a mutex because a sender need not be `Sync`.
     pressure: Mutex<<WatchOf<P> as Watch>::Sender<bool>>,
     /// For the next store file: no two ever have the same.
@@ -136,6 +139,7 @@ impl<P: Platform> StateMachineStore<P> {
                 dirty_bytes_max,
                 machine,
                 durable,
+                log: OnceLock::new(),
                 pressure: Mutex::new(pressure),
                 next_generation: AtomicU64::new(generation + 1),
                 closed: AtomicBool::new(false),
@@ -152,6 +156,12 @@ impl<P: Platform> StateMachineStore<P> {
     /// The last applied entry, X.
     pub fn applied(&self) -> Option<LogId> {
         lock(&self.inner.layers).newest().applied()
+    }
+
+    /// From now on it is recorded in this log that a snapshot was installed, before anybody is told.
+    pub(crate) fn record_in(&self, log: LogStore<P>) {
+        // The node's log is opened once.
+        let _ = self.inner.log.set(log);
     }
 
     /// The last entry that the durable state has in it, D: the newest snapshot's.
@@ -446,7 +456,12 @@ impl<P: Platform> RaftStateMachine<Types<P::Runtime>> for StateMachineStore<P> {
     ) -> Result<(), io::Error> {
         let applied = meta.last_log_id.as_ref().map(log_id_from);
         let membership = Arc::new(stored_membership_from(&meta.last_membership));
-        Ok(self.install(Position { applied, membership }, snapshot).await?)
+        self.install(Position { applied, membership }, snapshot).await?;
+        // From here on the leader counts on it.
+        match (self.inner.log.get(), applied) {
+            (Some(log), Some(applied)) => log.record_snapshot(applied).await,
+            _ => Ok(()),
+        }
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

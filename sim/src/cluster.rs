@@ -354,10 +354,11 @@ impl Cluster {
             member.config.peer_addrs = vec![addr];
         }
         let addrs = self.addrs();
-        for NodeConfig { founding, join, .. } in self.members.iter_mut().map(|member| &mut member.config) {
-            founding.members.iter_mut().for_each(|(name, listed)| listed.clone_from(&addrs[name]));
-            if !join.is_empty() {
-                *join = addrs.values().flatten().cloned().collect();
+        for (index, Member { config, .. }) in self.members.iter_mut().enumerate() {
+            config.founding.members.iter_mut().for_each(|(name, listed)| listed.clone_from(&addrs[name]));
+            // The list names founders alone: who moves is told of the others, too.
+            if !config.join.is_empty() || indexes.contains(&index) {
+                config.join = addrs.values().flatten().cloned().collect();
             }
         }
         // Whoever waits to be admitted is known to nobody, and would ask at the old addresses for ever.
@@ -662,6 +663,7 @@ fn config(plan: &Plan, number: u32) -> NodeConfig {
         config.join = members.values().flatten().cloned().collect();
     }
     config.founding = FoundingList { token: "simulated".to_owned(), members };
+    config.founding_grace = Duration::from_secs(1);
     config.api_addrs = vec![format!("n{number}:8080")];
     let heartbeat = plan.setup.heartbeat_ms;
     config.timing = Timing::new(heartbeat, 5 * heartbeat, 10 * heartbeat).expect("the ratios are valid");

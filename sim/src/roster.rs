@@ -49,6 +49,8 @@ struct Register {
     configs: BTreeMap<(u64, u64), Config>,
     /// Of the newest that is committed.
     committed: Option<(u64, u64)>,
+    /// How many the first configuration named.
+    founders: Option<usize>,
     /// Ids that some configuration named.
     named: BTreeSet<u64>,
     /// A removal that was asked for.
@@ -138,6 +140,7 @@ impl Roster {
                     membership.configs.iter().map(|half| half.iter().map(|id| id.0).collect()).collect();
                 let members: BTreeSet<u64> = membership.members.keys().map(|id| id.0).collect();
                 register.named.extend(&members);
+                register.founders = register.founders.or(Some(members.len()));
                 news.config = Some((at.0, voters.clone()));
                 register.configs.insert(at, Config { voters, members });
             }
@@ -151,6 +154,11 @@ impl Roster {
             }
         }
         news
+    }
+
+    /// How many nodes founded the cluster, if it is founded.
+    pub(crate) fn founders(&self) -> Option<usize> {
+        self.lock().founders
     }
 
     /// Whether a membership that was told named this id, or nobody has told one: in memory a cluster may be founded by

@@ -181,6 +181,8 @@ async fn execute<S: Subject>(
     stats.reached = reached(&witness.seen(), &journal, plan.nodes);
     stats.reached.insert("runs with a quiet second", u64::from(plan.quiet_ms() >= 1_000));
     stats.reached.insert("runs in memory", u64::from(plan.setup.memory));
+    let by_a_part = cluster.atlas.roster().founders().is_some_and(|founders| founders < plan.nodes as usize);
+    stats.reached.insert("clusters founded by a part of the list", by_a_part.into());
     stats.reached.extend(cluster.atlas.counts());
     for drive in cluster.drives() {
         let counters = drive.counters();

@@ -69,7 +69,7 @@ impl Default for LogConfig {
 /// Who waits for a record to become durable.
 enum Waiter<R: AsyncRuntime> {
     Append(IOFlushed<Types<R>>),
-    Vote(futures_channel::oneshot::Sender<io::Result<()>>),
+    Record(futures_channel::oneshot::Sender<io::Result<()>>),
 }
 
 impl<R: AsyncRuntime> Waiter<R> {
@@ -77,7 +77,7 @@ impl<R: AsyncRuntime> Waiter<R> {
         match self {
             Self::Append(callback) => callback.io_completed(result),
             // Whoever waited may have been cancelled; the record is durable all the same.
-            Self::Vote(sender) => drop(sender.send(result)),
+            Self::Record(sender) => drop(sender.send(result)),
         }
     }
 }
@@ -316,6 +316,24 @@ impl<P: Platform> LogStore<P> {
         state.slots.get(state.durable).map(|slot| slot.id)
     }
 
+    /// Makes it durable that a snapshot up to this entry is there: if the store is lost, what the log has is not all.
+    ///
+    /// # Errors
+    /// The log failed, or was closed.
+    pub(crate) async fn record_snapshot(&self, upto: LogId) -> io::Result<()> {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        let settled = {
+            let mut state = lock(&self.shared.state);
+            state.check()?;
+            state.committed = state.committed.max(Some(upto));
+            state.push(Record::Committed(upto), Some(Waiter::Record(sender)));
+            self.shared.settle_in_memory(&mut state)
+        };
+        settled.into_iter().for_each(|waiter| waiter.tell(Ok(())));
+        self.shared.wake();
+        receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
     /// Returns once the log is durable up to this entry, or purged, which it is up to what a snapshot holds.
     ///
     /// # Errors
@@ -375,7 +393,7 @@ impl<P: Platform> LogStore<P> {
             // Any record will do to wait behind; the committed id says nothing new.
             let committed = state.committed.unwrap_or_default();
             let record = if state.committed.is_some() { Record::Committed(committed) } else { no_op(&state) };
-            state.push(record, Some(Waiter::Vote(sender)));
+            state.push(record, Some(Waiter::Record(sender)));
         }
         self.shared.wake();
         receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
@@ -406,7 +424,7 @@ impl<P: Platform> RaftLogStorage<Types<P::Runtime>> for LogStore<P> {
             let mut state = lock(&self.shared.state);
             state.check()?;
             state.vote = Some(vote);
-            state.push(Record::Vote(vote), Some(Waiter::Vote(sender)));
+            state.push(Record::Vote(vote), Some(Waiter::Record(sender)));
             self.shared.settle_in_memory(&mut state)
         };
         settled.into_iter().for_each(|waiter| waiter.tell(Ok(())));

@@ -113,8 +113,8 @@ pub(crate) struct Peeked {
     pub(crate) identity: LogIdentity,
     /// Of the last start; opening the log makes it one more.
     pub(crate) boot_epoch: u64,
-    /// The entries up to this one are only in snapshots.
-    pub(crate) purged: Option<LogId>,
+    /// This node had a snapshot up to here, and the log does not have all that was in it.
+    pub(crate) snapshot: Option<LogId>,
     /// The newest membership in it.
     pub(crate) membership: Option<Membership>,
 }
@@ -152,7 +152,8 @@ fn peek_dir<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Peeked>, OpenError> 
         }
     }
     let base = recovered.resume.base;
-    Ok(Some(Peeked { identity, boot_epoch: base.boot_epoch, purged: base.purged, membership }))
+    let installed = base.committed.filter(|committed| Some(*committed) > base.last);
+    Ok(Some(Peeked { identity, boot_epoch: base.boot_epoch, snapshot: base.purged.max(installed), membership }))
 }
 
 type Parts<P> = (super::StateOf<P>, LogWriter, Segments<<P as Platform>::Disk>, LogIdentity);

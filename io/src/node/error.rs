@@ -53,17 +53,17 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// The state is lost, the log does not reach back to its beginning, and there is nobody to get it from.
     #[error(
-        "{damage}. The log of this node goes back to entry {} only, and no other member is known that could have the \
+        "{damage}. The log of this node has not all up to entry {}, and no other member is known that could have the \
          state. Nothing was changed. Restore {} from a copy, whole; or move it away, and found a new cluster with what \
-         other copies of the data there are", purged.index.saturating_add(1), dir.display()
+         other copies of the data there are", snapshot.index, dir.display()
     )]
     StateLost {
         /// The data directory.
         dir: PathBuf,
         /// What is damaged.
         damage: Box<StoreError>,
-        /// The last entry that the log does not have any more.
-        purged: LogId,
+        /// There was a snapshot up to here, and the log does not have all that was in it.
+        snapshot: LogId,
     },
     /// The founding record, or that of the admission, is damaged.
     #[error("{}: {error}", path.display())]

@@ -4,7 +4,8 @@
 //!   damage found by a read ──► marker in the store's directory ──► the node stops, exit code 6 ──► next start ─┐
 //!   damage found by opening the store, or a store behind the purged part of the log ───────────────────────────┤
 //!                                                                                                              ▼
-//!       nothing purged: an empty store, the log has all      purged up to P: a peer's snapshot at or above P
+//!             the log has all: an empty store                the log goes on from a snapshot, at P, or was
+//!                                  │                         behind it: a peer's snapshot at or above P
 //!                                  └───────────────────┬──────────────────────────┘
 //!                                        the usual start: replay of the log
 //! ```
@@ -13,8 +14,8 @@
 //! that it acknowledged. A snapshot has committed entries only, so where the log has another entry than the snapshot
 //! at the snapshot's id, that entry and those behind it were never committed; where the log ends before it, all it has
 //! is in the snapshot. Those are the cases in which opening the log resets it to the snapshot, as after any other
-//! snapshot. In all others the log keeps every entry above the snapshot. What an empty store replays is what the log
-//! had been fed with: if a snapshot had ever been installed here, and the log gone on from it, it would be purged.
+//! snapshot. In all others the log keeps every entry above the snapshot. What an empty store replays is all that this
+//! node ever acknowledged: a snapshot is acknowledged only once the log has a record of it.
 //!
 //! Until it is done the node has no server and no consensus: it votes for nobody, and serves nothing.
 
@@ -64,15 +65,15 @@ impl<P: Platform> Rebuild<'_, P> {
         let generation = self.home.jobs.run(move |disk| redb::next_generation(disk, &home)).await;
         let generation = generation.map_err(StoreError::from).flatten()?;
         tracing::warn!(%damage, "the state is lost and is built anew; the log is whole");
-        match log.purged {
+        match log.snapshot {
             None => self.empty(generation).await?,
-            Some(purged) => {
+            Some(snapshot) => {
                 let sources = self.sources(&log);
                 if sources.is_empty() {
                     let (dir, damage) = (self.dir.to_owned(), Box::new(damage));
-                    return Err(StartError::StateLost { dir, damage, purged });
+                    return Err(StartError::StateLost { dir, damage, snapshot });
                 }
-                self.pull_from(&sources, &log, purged, generation).await?;
+                self.pull_from(&sources, &log, snapshot, generation).await?;
             }
         }
         tracing::info!(generation, "the store is built anew");
@@ -112,7 +113,7 @@ impl<P: Platform> Rebuild<'_, P> {
         &self,
         sources: &[Target],
         log: &Peeked,
-        purged: LogId,
+        at_least: LogId,
         generation: u64,
     ) -> Result<(), StartError> {
         let identity = Identity::new(LocalIdentity {
@@ -126,7 +127,7 @@ impl<P: Platform> Rebuild<'_, P> {
         let peers = Peers::new(self.platform.clone(), identity, self.config.transport.clone());
         loop {
             for source in sources {
-                match self.pull(&peers, source, purged, generation).await {
+                match self.pull(&peers, source, at_least, generation).await {
                     Ok(()) => {
                         peers.shutdown();
                         return Ok(());
@@ -139,14 +140,14 @@ impl<P: Platform> Rebuild<'_, P> {
         }
     }
 
-    async fn pull(&self, peers: &Peers<P>, source: &Target, purged: LogId, generation: u64) -> Result<(), PullError> {
+    async fn pull(&self, peers: &Peers<P>, source: &Target, at_least: LogId, generation: u64) -> Result<(), PullError> {
         let config = peers.config();
         let dial = Duration::from_millis(config.connect_ms + config.handshake_ms);
-        let mut stream = peers.open_pull_stream(source, purged, dial).await.map_err(peer)?;
+        let mut stream = peers.open_pull_stream(source, at_least, dial).await.map_err(peer)?;
         let PulledPart::Begin(manifest) = part(&mut stream).await? else { return Err(peer("it sent no manifest")) };
         let manifest = Manifest::decode(&manifest).map_err(peer)?;
-        if manifest.applied < Some(purged) {
-            return Err(peer("its snapshot is older than what this node's log has purged"));
+        if manifest.applied < Some(at_least) {
+            return Err(peer("its snapshot is older than the one that this node had"));
         }
         // Only now: as long as nobody has the state, all that is left of it stays.
         let home = self.home.clone();

@@ -239,7 +239,7 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    async fn read_index(&self, timeout: Duration) -> Attempt<LogId> {
+    pub(super) async fn read_index(&self, timeout: Duration) -> Attempt<LogId> {
         let asked = self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex);
         match P::Runtime::timeout(timeout, asked).await {
             Err(_) => Attempt::Again(Reason::Timeout),

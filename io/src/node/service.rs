@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::{BoxStream, StreamExt, once, unfold};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
     TransferLeaderRequest, VoteRequest,
@@ -260,14 +261,21 @@ impl<P: Platform> PeerService for Service<P> {
         };
         let trailer = Trailer::decode(&trailer).map_err(invalid)?;
         let snapshot = receiver.finish(trailer).await.map_err(storage)?;
-        let snapshot = openraft::Snapshot { meta, snapshot };
-        let response = raft.install_full_snapshot(vote_to(&vote), snapshot).await.map_err(fatal)?;
-        // The leader will count on all that is in it. What this node has committed already is not installed, and openraft
-        // answers then before the log is durable.
-        if let Some(last) = last.filter(|_| response.vote == vote_to(&vote)) {
-            self.node.inner.log.wait_durable(last).await.map_err(storage)?;
+        let log = &self.node.inner.log;
+        let follows = raft.metrics().borrow_watched().vote == vote_to(&vote);
+        let answer = if follows && last.is_none_or(|last| log.holds(last)) {
+            // The leader had lost the answer that said so. openraft would forget that it has written what comes after it.
+            vote
+        } else {
+            let snapshot = openraft::Snapshot { meta, snapshot };
+            vote_from(&raft.install_full_snapshot(vote_to(&vote), snapshot).await.map_err(fatal)?.vote)
+        };
+        // The leader will count on all that is in it. What this node has committed is not installed, and openraft answers
+        // then before the log is durable.
+        if let Some(last) = last.filter(|_| answer == vote) {
+            log.wait_durable(last).await.map_err(storage)?;
         }
-        Ok(vote_from(&response.vote))
+        Ok(answer)
     }
 
     fn pull(&self, from: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart> {

@@ -293,7 +293,10 @@ async fn open_data<P: Platform>(
     let fresh = fresh_identity::<P>();
     let place = LogDir { disk: platform.disk(), jobs: readers, path: dir, reserve };
     match log_store::open::<P>(place, config.log, fresh, store.durable(), durable).await {
-        Ok(log) => Ok((store, log)),
+        Ok(log) => {
+            store.record_in(log.store.clone());
+            Ok((store, log))
+        }
         Err(error) => {
             store.close().await;
             Err(error.into())

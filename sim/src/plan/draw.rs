@@ -16,11 +16,12 @@ impl Plan {
         setup.clocks = clock::draw_setup(&mut SplitMix::labelled(seed, "clocks"), nodes);
         let mut incident = SplitMix::labelled(seed, "incident");
         let incident = incident::draw(&mut incident, nodes, heal_ms, &mut setup, &mut workload.bursts_ms);
-        let concerns: [(&str, DrawFaults); 4] = [
+        let concerns: [(&str, DrawFaults); 5] = [
             ("faults", draw_faults),
             ("disk faults", disk::draw),
             ("clock faults", clock::draw),
             ("connection faults", connection::draw),
+            ("founding", draw_absence),
         ];
         let drawn = concerns
             .map(|(label, draw)| draw(&mut SplitMix::labelled(seed, label), nodes, heal_ms, &workload.bursts_ms));
@@ -50,6 +51,19 @@ type DrawFaults = fn(&mut SplitMix, u32, u64, &[u64]) -> Vec<Fault>;
 /// Of 1000 runs so many have a stretch in which nothing goes wrong, so that the cluster recovers and the next fault
 /// hits it as it has become.
 const QUIET_PER_MILLE: u32 = 400;
+
+/// Of 1000 runs so many begin without one of the listed nodes.
+const ABSENCES_PER_MILLE: u32 = 80;
+
+/// A node of the list that is down while the others found the cluster, or most of that time.
+fn draw_absence(rng: &mut SplitMix, nodes: u32, heal_ms: u64, _: &[u64]) -> Vec<Fault> {
+    if !rng.chance(ABSENCES_PER_MILLE) {
+        return Vec::new();
+    }
+    let node = 1 + rng.below(u64::from(nodes)) as u32;
+    let (at_ms, for_ms) = (rng.skewed(0, 100), rng.between(1_000, heal_ms / 2));
+    vec![Fault { at_ms, for_ms, kind: FaultKind::Kill(Victim::Node(node)) }]
+}
 
 /// Takes the faults out of such a stretch; those that go on into it end before.
 pub(super) fn keep_quiet(rng: &mut SplitMix, faults: &mut Vec<Fault>, heal_ms: u64) {

@@ -114,26 +114,51 @@ impl<P: Platform> Node<P> {
     /// Makes a change, if this node leads.
     pub(super) async fn lead_change(&self, action: &MemberAction, timeout: Duration) -> Changed {
         let deadline = Moment::<P>::now() + timeout;
+        let at = self.membership_at();
         let done = match action {
             MemberAction::Transfer { to } => self.lead_transfer(to.as_deref(), deadline).await,
-            _ => self.lead_members(action, deadline).await,
+            _ => {
+                let origin = match action {
+                    MemberAction::Join { .. } | MemberAction::Moved { .. } => Origin::Node,
+                    _ => Origin::Operator,
+                };
+                let _turn = match self.turn(origin, deadline).await {
+                    Ok(turn) => turn,
+                    Err(error) => return Attempt::Failed(error),
+                };
+                self.lead_members(action, deadline).await
+            }
         };
         match done {
             Ok(attempt) => attempt,
+            Err(error) if matches!(error, ChangeError::Refused(_)) => self.confirm(error, &at, deadline).await,
             Err(error) => Attempt::Failed(error),
         }
     }
 
+    /// One that was deposed, and does not know it yet, may refuse what its successor would do; and a node that is refused
+    /// its place ends. So whoever refuses makes sure that it still leads, and went by the newest membership.
+    async fn confirm(&self, refused: ChangeError, at: &Option<raft::LogId>, deadline: Moment<P>) -> Changed {
+        let left = left::<P>(deadline);
+        if left.is_zero() {
+            return Attempt::Failed(refused);
+        }
+        match self.read_index(left).await {
+            Attempt::Done(_) if self.membership_at() == *at => Attempt::Failed(refused),
+            Attempt::Done(_) => Attempt::Again(Reason::LeaderChanged),
+            Attempt::Again(reason) => Attempt::Again(reason),
+            Attempt::Failed(error) => Attempt::Failed(error.into()),
+        }
+    }
+
     async fn lead_members(&self, action: &MemberAction, deadline: Moment<P>) -> Result<Changed, ChangeError> {
-        let (origin, added) = match action {
+        let added = match action {
             MemberAction::Add { name, peer_addrs, stays_learner } => {
-                (Origin::Operator, Some(self.newcomer(name, peer_addrs, *stays_learner).await?))
+                Some(self.newcomer(name, peer_addrs, *stays_learner).await?)
             }
-            MemberAction::Join { id, member } => (Origin::Node, Some((*id, member.clone()))),
-            MemberAction::Moved { .. } => (Origin::Node, None),
-            _ => (Origin::Operator, None),
+            MemberAction::Join { id, member } => Some((*id, member.clone())),
+            _ => None,
         };
-        let _turn = self.turn(origin, deadline).await?;
         let cluster = self.inner.identity.cluster();
         // Who died a moment ago must not be counted on, and who is there not be replaced.
         let answering = match action {
@@ -289,7 +314,9 @@ impl<P: Platform> Node<P> {
             Ok(Err(RaftError::Fatal(fatal))) => unknown(stopped(&fatal)),
             Ok(Err(RaftError::APIError(error))) => match error {
                 // Of the first step or of the second, which finishes what the first has begun.
-                ClientWriteError::ForwardToLeader(to) if self.membership_is(&seen) => Proposed::Again(forwarded(&to)),
+                ClientWriteError::ForwardToLeader(to) if self.membership_at() == seen => {
+                    Proposed::Again(forwarded(&to))
+                }
                 ClientWriteError::ForwardToLeader(_) => unknown(Reason::LeaderChanged),
                 ClientWriteError::LogEntryDiscarded(_) => unknown(Reason::LeaderChanged),
                 ClientWriteError::PreconditionFailed(PreconditionFailed::LastMembershipLogIdMismatch {
@@ -305,8 +332,9 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    fn membership_is(&self, at: &Option<raft::LogId>) -> bool {
-        self.inner.raft.server_metrics().borrow_watched().membership_config.log_id() == at
+    /// Where in the log the newest membership is that this node has.
+    fn membership_at(&self) -> Option<raft::LogId> {
+        *self.inner.raft.server_metrics().borrow_watched().membership_config.log_id()
     }
 
     /// Asks the node that is to be added who it is.
