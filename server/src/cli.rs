@@ -7,6 +7,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::address::Address;
 use crate::admin;
+use crate::bench::Bench;
 use crate::config::{ConfigError, NodeArgs, ServerConfig};
 use crate::dialect::Dialect;
 
@@ -37,6 +38,8 @@ enum Task {
         #[command(flatten)]
         api: admin::Api,
     },
+    /// Put load on a running cluster, and print how fast it answers
+    Bench(Bench),
     /// Make the data directory of a node from a backup; the node is then alone in a new cluster, and others may join it.
     /// Takes the flags and variables of the node that is to be
     Restore {
@@ -85,6 +88,8 @@ pub enum Command {
         /// Of what that node has, which needs no quorum.
         stale: bool,
     },
+    /// `quorate bench`: to put load on a running cluster.
+    Bench(Bench),
     /// `quorate restore`: to make a node from a backup.
     Restore {
         /// The backup.
@@ -110,6 +115,7 @@ impl Command {
             Some(Task::Member(task)) => Ok(Self::Admin(task.into())),
             Some(Task::Leader(task)) => Ok(Self::Admin(task.into())),
             Some(Task::Backup { file, stale, api }) => Ok(Self::Backup { file, api: api.api, stale }),
+            Some(Task::Bench(bench)) => Ok(Self::Bench(bench)),
             Some(Task::Restore { file, node }) => {
                 Ok(Self::Restore { file, config: Box::new(ServerConfig::from_args(*node)?) })
             }
@@ -170,6 +176,8 @@ mod tests {
             ("member remove", "<WHO>"),
             ("backup", "<FILE>"),
             ("restore b --peer-url nowhere", "--peer-url"),
+            ("bench --clients 0", "--clients"),
+            ("bench --reads 101", "--reads"),
             ("member list --api nowhere", "--api"),
             ("--name n1 member list", "member"),
         ] {

@@ -1,4 +1,4 @@
-//! A client for one request to a running node.
+//! A client of running nodes.
 
 use std::io;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use axum::http::{Method, Request, Response, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -95,6 +96,20 @@ async fn collect(to: &Address, response: Response<Incoming>) -> Result<Answer, C
     Ok(Answer { status, body: body.to_bytes() })
 }
 
+/// Connects; the second half moves the bytes, and has to be polled.
+pub(crate) async fn connect(
+    to: &Address,
+) -> Result<(SendRequest<Body>, http1::Connection<TokioIo<TcpStream>, Body>), ClientError> {
+    let opened = async {
+        let stream = TcpStream::connect(to.dialled().to_string()).await;
+        let stream = stream.map_err(|error| ClientError::Connect(to.clone(), error))?;
+        // Requests are small, and nobody has another one to send along.
+        stream.set_nodelay(true).map_err(|error| ClientError::Connect(to.clone(), error))?;
+        http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(to, &e))
+    };
+    within(to, opened).await
+}
+
 /// Sends a request, waits for the answer to begin, and lets `take` have the rest.
 async fn exchange<T>(
     to: &Address,
@@ -103,12 +118,7 @@ async fn exchange<T>(
     body: Option<Vec<u8>>,
     take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
-    let opened = async {
-        let stream = TcpStream::connect(to.dialled().to_string()).await;
-        let stream = stream.map_err(|error| ClientError::Connect(to.clone(), error))?;
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(to, &e))
-    };
-    let (mut sender, connection) = within(to, opened).await?;
+    let (mut sender, connection) = connect(to).await?;
     let request = Request::builder()
         .method(method)
         .uri(target)

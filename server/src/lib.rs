@@ -19,6 +19,7 @@
 mod address;
 mod admin;
 mod backup;
+mod bench;
 mod cli;
 mod client;
 mod cluster;
@@ -36,6 +37,7 @@ pub mod telemetry;
 pub use address::{Address, AddressError};
 pub use admin::{AdminError, Request};
 pub use backup::{BackupError, back_up, restore_from};
+pub use bench::{Bench, BenchError};
 pub use cli::Command;
 pub use config::{ConfigError, LogFormat, LogLevel, ServerConfig};
 pub use router::app;

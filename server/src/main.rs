@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Ok(Command::Inspect { dir, records }) => inspect(&dir, records),
         Ok(Command::Admin(request)) => task(request.run(), |_| exit_code::FAILED),
         Ok(Command::Backup { file, api, stale }) => task(quorate::back_up(&api, &file, stale), BackupError::exit_code),
+        Ok(Command::Bench(bench)) => task(bench.run(), |_| exit_code::FAILED),
         Ok(Command::Restore { file, config }) => task(quorate::restore_from(&file, &config), BackupError::exit_code),
         Err(ConfigError::Information(text)) => {
             print!("{text}");

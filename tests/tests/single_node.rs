@@ -125,3 +125,37 @@ fn a_second_process_on_the_same_data_is_refused_and_the_first_serves_on() {
     let found = eventually("the first serves", e2e::DEADLINE, || node.client().get("a", false).done()).found;
     assert_eq!(found.expect("it is there").value, "1");
 }
+
+#[test]
+fn bench_counts_what_it_did() {
+    let directory = Directory::new("single-bench");
+    let node = start(&directory);
+    let bench = |flags: &str| {
+        let mut command = quorate();
+        command.args(["bench", "--api", &format!("127.0.0.1:{}", node.api_port)]).args(flags.split_whitespace());
+        output(command)
+    };
+    let done = bench("--clients 3 --seconds 1 --warm-up 0 --reads 50 --keys 40 --value-bytes 100 --json");
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    let rows: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let operations: Vec<_> = rows.as_array().expect("rows").iter().map(|row| row["operation"].as_str()).collect();
+    assert_eq!(operations, [Some("put"), Some("get")]);
+    let number = |row: usize, field: &str| rows[row][field].as_f64().expect("a number");
+    for row in 0..2 {
+        assert!(number(row, "succeeded") > 0.0 && number(row, "p50_ms") <= number(row, "p99_ms"), "{rows}");
+        assert_eq!(number(row, "errors"), 0.0, "{rows}");
+    }
+    // Every put made a revision, those that wrote all keys first included.
+    let listed = node.client().list("bench-", false).done().expect("it answers");
+    assert_eq!((listed.found.len(), listed.found[0].value.len()), (40, 100));
+    assert!(listed.revision as f64 >= number(0, "succeeded") + 40.0, "{} {rows}", listed.revision);
+
+    let table = bench("--clients 1 --seconds 1 --warm-up 0");
+    let table = String::from_utf8(table.stdout).expect("text");
+    assert!(table.starts_with("OPERATION") && table.lines().count() == 2, "{table}");
+
+    drop(node);
+    let nobody = quorate().args(["bench", "--api", &format!("127.0.0.1:{}", free_port())]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert_eq!((nobody.status.code(), said.contains("set --api"), said.lines().count()), (Some(1), true, 1), "{said}");
+}
