@@ -26,6 +26,7 @@ mod service;
 mod start;
 mod status;
 mod tasks;
+mod together;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +41,7 @@ use openraft_rt::AsyncRuntime;
 use quorate_core::disk::Disk;
 use quorate_core::founding::Card;
 use quorate_core::wire::Refusal;
-use quorate_core::{NodeId, StateMachine};
+use quorate_core::{LogId, NodeId, StateMachine};
 
 pub use backup::{RestoreError, Restored, restore};
 pub use config::{InitialState, NodeConfig, Storage};
@@ -51,6 +52,8 @@ pub use members::{MemberError, NewMember};
 pub use status::{ClusterStatus, Health, Leadership, LeadershipWatch};
 
 use members::Origin;
+use requests::Attempt;
+use together::Together;
 
 use crate::error::{Reason, WriteError};
 use crate::jobs::{Jobs, lock};
@@ -94,6 +97,9 @@ pub(crate) struct Inner<P: Platform> {
     waits: AtomicBool,
     /// For whom the membership is being changed at this leader.
     changing: Mutex<Option<Origin>>,
+    /// Reads that wait to hear from where they may read, at this node and at the one that leads.
+    reads_here: Together<Attempt<LogId>>,
+    reads_there: Together<Attempt<LogId>>,
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
     /// When a leader was last heard of.

@@ -27,6 +27,7 @@ const RETRY_MIN: Duration = Duration::from_millis(10);
 const RETRY_MAX: Duration = Duration::from_millis(200);
 
 /// One attempt's outcome.
+#[derive(Clone)]
 pub(super) enum Attempt<T, E = WriteError> {
     Done(T),
     /// Certainly not applied; worth another try.
@@ -66,6 +67,18 @@ impl<P: Platform> Retry<P> {
         self.leader = self.metrics.borrow_and_update().current_leader;
         self.pause = (self.pause * 2).min(RETRY_MAX);
         if self.node.is_stopping() { Err(WriteError::NotApplied(Reason::Stopping)) } else { Ok(()) }
+    }
+}
+
+/// What those who work together have found out.
+async fn found_within<P: Platform>(
+    found: futures_channel::oneshot::Receiver<Attempt<LogId>>,
+    timeout: Duration,
+) -> Attempt<LogId> {
+    match P::Runtime::timeout(timeout, found).await {
+        Err(_) => Attempt::Again(Reason::Timeout),
+        // Whoever did the work was stopped with the node.
+        Ok(found) => found.unwrap_or(Attempt::Again(Reason::Stopping)),
     }
 }
 
@@ -109,7 +122,7 @@ impl<P: Platform> Node<P> {
             let attempt = match self.leader() {
                 None => Attempt::Again(Reason::NoLeader),
                 Some((id, _)) if id == self.node_id() => self.read_index(retry.left()).await,
-                Some((_, target)) => self.forward_read_index(&target, retry.left()).await,
+                Some(_) => self.read_index_there(retry.left()).await,
             };
             match attempt {
                 Attempt::Done(index) => {
@@ -239,9 +252,19 @@ impl<P: Platform> Node<P> {
         }
     }
 
+    /// From where it may be read, as this node knows if it leads.
     pub(super) async fn read_index(&self, timeout: Duration) -> Attempt<LogId> {
+        let (found, begins) = self.inner.reads_here.join();
+        if begins {
+            let node = self.clone();
+            self.spawn(async move { node.inner.reads_here.work(|| node.ask_quorum()).await });
+        }
+        found_within::<P>(found, timeout).await
+    }
+
+    async fn ask_quorum(&self) -> Attempt<LogId> {
         let asked = self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex);
-        match P::Runtime::timeout(timeout, asked).await {
+        match P::Runtime::timeout(self.together_within(), asked).await {
             Err(_) => Attempt::Again(Reason::Timeout),
             Ok(Ok((index, _))) => Attempt::Done(log_id_from(index.log_id())),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Attempt::Again(forwarded(&to)),
@@ -252,14 +275,31 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    async fn forward_read_index(&self, target: &Target, left: Duration) -> Attempt<LogId> {
-        match self.inner.peers.call(target, &Request::ReadIndex, left).await {
+    /// From where it may be read, as another node knows that leads.
+    async fn read_index_there(&self, timeout: Duration) -> Attempt<LogId> {
+        let (found, begins) = self.inner.reads_there.join();
+        if begins {
+            let node = self.clone();
+            self.spawn(async move { node.inner.reads_there.work(|| node.forward_read_index()).await });
+        }
+        found_within::<P>(found, timeout).await
+    }
+
+    async fn forward_read_index(&self) -> Attempt<LogId> {
+        let Some((_, target)) = self.leader() else { return Attempt::Again(Reason::NoLeader) };
+        match self.inner.peers.call(&target, &Request::ReadIndex, self.together_within()).await {
             Ok(Response::ReadIndex(index)) => Attempt::Done(index),
             Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
             Ok(Response::Failed(e)) => Attempt::Again(reason(e.fault)),
             Ok(_) => Attempt::Again(Reason::Invalid("an answer to another question".into())),
             Err(e) => Attempt::Again(Reason::Unreachable(e.to_string())),
         }
+    }
+
+    /// How long one round may keep those waiting who came after it had begun: without an answer for so long there is a
+    /// new leader.
+    fn together_within(&self) -> Duration {
+        Duration::from_millis(self.inner.config.timing.election_timeout_max_ms())
     }
 
     /// Waits until this node has applied `index`.

@@ -25,6 +25,7 @@ use super::force;
 use super::rebuild::Rebuild;
 use super::service::Service;
 use super::tasks::why_ended;
+use super::together::Together;
 use super::{InitialState, Inner, Node, NodeConfig, Raft, StartError, Storage};
 use crate::jobs::{Jobs, lock};
 use crate::log_store::{self, LogDir, LogStore, OpenError};
@@ -40,6 +41,8 @@ use crate::types::Types;
 
 /// Beyond a command itself, a frame or a snapshot chunk that carries it takes less than this.
 const COMMAND_OVERHEAD_BYTES: usize = 64 << 10;
+/// In one start a store is built anew so often at most: a disk that damages it again and again is not to be relied on.
+const REBUILDS_MAX: u32 = 3;
 
 /// What a data directory, or its absence, gives a node.
 pub(super) struct Opened<P: Platform> {
@@ -171,6 +174,8 @@ async fn assemble<P: Platform>(
         seen: Mutex::new(BTreeMap::new()),
         waits: AtomicBool::new(false),
         changing: Mutex::new(None),
+        reads_here: Together::default(),
+        reads_there: Together::default(),
         in_flight: AtomicUsize::new(0),
         in_flight_bytes: AtomicUsize::new(0),
         led_at: Mutex::new(InstantOf::<Types<P::Runtime>>::now()),
@@ -240,15 +245,18 @@ async fn open_dir<P: Platform>(
         cache_bytes: config.store.cache_bytes,
     };
     let readers = Jobs::start(disk, "log reads");
-    let (store, log) = match open_data(platform, dir, config, &machine, &home, &reserve, &readers).await {
-        Err(error) => {
-            // Once: what was built is whole.
-            let damage = state_lost(error, &home)?;
-            let rebuild = Rebuild { platform, config, dir, home: &home, records: &records };
-            rebuild.run(&readers, damage).await?;
-            open_data(platform, dir, config, &machine, &home, &reserve, &readers).await?
+    let mut rebuilt = 0;
+    let (store, log) = loop {
+        match open_data(platform, dir, config, &machine, &home, &reserve, &readers).await {
+            Ok(opened) => break opened,
+            Err(error) if rebuilt < REBUILDS_MAX => {
+                let damage = state_lost(error, &home)?;
+                let rebuild = Rebuild { platform, config, dir, home: &home, records: &records };
+                rebuild.run(&readers, damage).await?;
+                rebuilt += 1;
+            }
+            Err(error) => return Err(error),
         }
-        Ok(opened) => opened,
     };
     Ok(Opened {
         log: log.store,
