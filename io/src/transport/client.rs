@@ -338,7 +338,7 @@ impl<P: Platform> Slot<P> {
                 Err(e) => tracing::debug!(addr, error = %e, "dial failed"),
             }
             if matches!(&result, Err(NotSent::Refused(refusal)) if refusal.code == RefusalCode::Removed) {
-                // By the peer that was meant; what others say of themselves does not outweigh it.
+                // What others say of themselves does not outweigh it.
                 break;
             }
         }

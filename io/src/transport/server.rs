@@ -233,15 +233,20 @@ async fn welcome<S: PeerService, R: ReadHalf, W: WriteHalf>(
 fn judge<S: PeerService>(context: &Context<S>, hello: &Hello) -> Result<u32, Refusal> {
     let version = hello.version()?;
     let local = context.identity.get();
+    let differ = clusters_differ(hello.cluster_id, local.cluster_id);
+    let admitted = if differ { Ok(()) } else { context.service.admit(hello) };
+    // Whoever was removed may know nobody by the id of today, and has to hear of it all the same.
+    if admitted.as_ref().is_err_and(|refusal| refusal.code == RefusalCode::Removed) {
+        return admitted.map(|()| version);
+    }
     if hello.expect.is_some_and(|id| id != local.node_id) {
         return Err(Refusal::new(RefusalCode::NotThisNode, format!("this is node {}", local.node_id)));
     }
-    if clusters_differ(hello.cluster_id, local.cluster_id) {
+    if differ {
         let text = format!("this node belongs to cluster {}, you to {}", local.cluster_id, hello.cluster_id);
         return Err(Refusal::new(RefusalCode::OtherCluster, text));
     }
-    context.service.admit(hello)?;
-    Ok(version)
+    admitted.map(|()| version)
 }
 
 /// The accepting side of one stream.

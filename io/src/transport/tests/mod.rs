@@ -276,10 +276,12 @@ fn refusals_arrive_with_their_reason() {
         };
         assert_eq!(dial(ClusterId(5), target()).await, Some(RefusalCode::OtherCluster));
         let other = Target { node: Some(NodeId(9)), ..target() };
-        assert_eq!(dial(CLUSTER, other).await, Some(RefusalCode::NotThisNode));
+        assert_eq!(dial(CLUSTER, other.clone()).await, Some(RefusalCode::NotThisNode));
         assert_eq!(dial(ClusterId::NONE, Target { node: None, ..target() }).await, None);
         *pair.service.refuse.lock().unwrap() = Some(Refusal::new(RefusalCode::Removed, "gone"));
         assert_eq!(dial(CLUSTER, target()).await, Some(RefusalCode::Removed));
+        assert_eq!(dial(CLUSTER, other).await, Some(RefusalCode::Removed), "whomever it looked for");
+        assert_eq!(dial(ClusterId(5), target()).await, Some(RefusalCode::OtherCluster));
     });
 }
 
