@@ -137,11 +137,12 @@ fn write_on(ports: &[u16], number: u64, stop: &AtomicBool, written: &AtomicU64) 
         let key = format!("{number}-{count}");
         let through = Random::new(number << 32 | count).below(clients.len());
         let next = (through + 1) % clients.len();
-        let result = clients[through].put(&key, "1").done().or_else(|_| clients[next].put(&key, "1").done());
+        let first = clients[through].put(&key, "1").done();
+        let result = first.or_else(|first| clients[next].put(&key, "1").done().map_err(|second| (first, second)));
         match result {
             Ok(_) => written.fetch_add(1, Ordering::Relaxed),
-            Err(error) => {
-                failures.push(format!("{key}: {error}"));
+            Err((first, second)) => {
+                failures.push(format!("{key}: {first} at {through}, then {second} at {next}"));
                 0
             }
         };

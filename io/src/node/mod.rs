@@ -236,7 +236,10 @@ impl<P: Platform> Node<P> {
         let failed = self.failure();
         if failed.is_none() {
             self.drain().await;
-            self.hand_over(|_, _, _| true).await;
+            if self.hand_over(|_, _, _| true).await {
+                // Whoever has not heard of the new leader yet forwards to this node, and is told to try again.
+                P::Runtime::sleep(2 * Duration::from_millis(inner.config.timing.heartbeat_ms())).await;
+            }
         }
         lock(&inner.shutdown).send_if_different(true);
         if let Some(server) = lock(&inner.server).take() {
@@ -313,11 +316,13 @@ impl<P: Platform> Node<P> {
         self.hand_over(|_, peer, whole_log| peer.reachable && !peer.disk_full && whole_log).await;
     }
 
-    /// Hands leadership to the heir, if there is one.
-    async fn hand_over(&self, fit: impl Fn(&NodeId, &Seen, bool) -> bool) {
-        if let Some(heir) = self.heir(fit) {
+    /// Hands leadership to the heir; whether there is one.
+    async fn hand_over(&self, fit: impl Fn(&NodeId, &Seen, bool) -> bool) -> bool {
+        let heir = self.heir(fit);
+        if let Some(heir) = heir {
             self.hand_over_to(heir, HAND_OVER).await;
         }
+        heir.is_some()
     }
 
     /// The follower that is furthest, of those that are `fit` by what is seen of them and by whether they have the whole
