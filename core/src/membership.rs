@@ -179,15 +179,16 @@ impl View<'_> {
         }
     }
 
-    /// What a leader proposes unasked: the end of a joint configuration, and promotions of learners that are ready.
+    /// What a leader proposes unasked: the end of a joint configuration, and promotions of learners that are ready. Those
+    /// that replace a voter come first: with a lost voter in it, a larger configuration bears less.
     pub fn tend(self) -> Option<Proposal> {
         if self.membership.is_joint() {
             return Some(Proposal::Finish);
         }
         let learners =
             self.membership.members.iter().filter(|(id, m)| !self.membership.is_voter(**id) && !m.stays_learner);
-        let promoted = learners.map(|(id, member)| self.promote(*id, member));
-        promoted.into_iter().find_map(|verdict| match verdict {
+        let (successors, others): (Vec<_>, Vec<_>) = learners.partition(|(_, member)| member.replaces.is_some());
+        successors.into_iter().chain(others).find_map(|(id, member)| match self.promote(*id, member) {
             Verdict::Propose(proposal) => Some(proposal),
             _ => None,
         })

@@ -354,20 +354,32 @@ impl Cluster {
             member.config.peer_addrs = vec![addr];
         }
         let addrs = self.addrs();
-        for (index, Member { config, .. }) in self.members.iter_mut().enumerate() {
+        for index in 0..self.members.len() {
+            let (rebuilds, waits) = (self.rebuilds(index), self.waits(index));
+            let config = &mut self.members[index].config;
             config.founding.members.iter_mut().for_each(|(name, listed)| listed.clone_from(&addrs[name]));
             // The list names founders alone: who moves is told of the others, too.
-            if !config.join.is_empty() || indexes.contains(&index) {
+            if rebuilds || !config.join.is_empty() || indexes.contains(&index) {
                 config.join = addrs.values().flatten().cloned().collect();
             }
-        }
-        // Whoever waits to be admitted is known to nobody, and would ask at the old addresses for ever.
-        for index in 0..self.members.len() {
-            let machine = &self.members[index].machine;
-            if machine.is_running() && self.atlas.roster().is_nobody(machine.node()) {
+            if rebuilds || waits {
                 self.start_again(index);
             }
         }
+    }
+
+    /// Whether a node waits to be admitted: known to nobody, it would ask at the old addresses for ever.
+    fn waits(&self, index: usize) -> bool {
+        let machine = &self.members[index].machine;
+        machine.is_running() && self.atlas.roster().is_nobody(machine.node())
+    }
+
+    /// Whether a node that was a member does not serve yet. It may be building its store anew; it hears nobody then, and
+    /// would ask at the old addresses for ever.
+    fn rebuilds(&self, index: usize) -> bool {
+        let member = &self.members[index];
+        let entered = self.atlas.roster().has_entered(member.machine.node());
+        !self.memory && entered && member.machine.is_running() && member.live().is_none()
     }
 
     /// Where everybody is, by name.
@@ -440,6 +452,12 @@ impl Cluster {
             let (index, number) = (order.index, self.members[order.index].machine.node());
             if order.is_overtaken(number, self.atlas.roster()) {
                 self.atlas.expect(number);
+                continue;
+            }
+            // What an earlier life had asked for may have been done without it.
+            let former = self.atlas.roster().member_at(number).filter(|member| !order.is_of(*member));
+            if let Some(member) = former.filter(|member| self.atlas.may_remove(&self.drives(), *member, Some(number))) {
+                self.remove(index, order.back_ns, member);
                 continue;
             }
             self.wipe(index);

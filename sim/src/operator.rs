@@ -74,6 +74,11 @@ impl Order {
         present.is_some() && present != self.member && !roster.is_nobody(machine)
     }
 
+    /// Whether this is the member that was to be taken out.
+    pub(crate) fn is_of(&self, member: u64) -> bool {
+        self.member == Some(member)
+    }
+
     /// Whether the member is out.
     pub(crate) fn is_done(&self) -> bool {
         self.done.load(Ordering::Relaxed)

@@ -62,6 +62,13 @@ impl Register {
     fn committed(&self) -> Option<&Config> {
         self.configs.get(&self.committed?)
     }
+
+    /// These voters, if this learner became one: in the place of its machine's former life, if that votes.
+    fn promoted(&self, voters: &BTreeSet<u64>, learner: u64) -> BTreeSet<u64> {
+        let machine = |id: &u64| self.owners.get(id).map(|life| machine_of(*life));
+        let others = voters.iter().copied().filter(|id| machine(id) != machine(&learner));
+        others.chain([learner]).collect()
+    }
 }
 
 /// See the module. Clones share it.
@@ -198,22 +205,22 @@ impl Roster {
             bad <= (voters.len() - 1) / 2
         };
         let within = |voters: &BTreeSet<u64>, members: &BTreeSet<u64>| {
-            let promoted = |learner: &u64| {
-                let others = voters.iter().copied().filter(|id| owner(id) != owner(learner));
-                others.chain([*learner]).collect::<BTreeSet<u64>>()
-            };
-            is_minority(voters) && members.difference(voters).all(|learner| is_minority(&promoted(learner)))
+            is_minority(voters) && members.difference(voters).all(|id| is_minority(&register.promoted(voters, *id)))
         };
         let in_force = Self::voters_in_force(&register);
         (!in_force.is_empty()).then(|| in_force.iter().all(|(voters, members)| within(voters, members)))
     }
 
-    /// Whether these machines, as they are now, are a majority of every configuration in force.
+    /// Whether these machines, as they are now, are a majority of every configuration in force, and would be if a learner
+    /// were promoted.
     pub(crate) fn are_a_quorum(&self, machines: &[u32]) -> bool {
         let register = self.lock();
         let ids: BTreeSet<u64> = machines.iter().filter_map(|machine| register.ids.get(machine).copied()).collect();
-        let in_force = Self::voters_in_force(&register);
-        in_force.iter().all(|(voters, _)| voters.intersection(&ids).count() > voters.len() / 2)
+        let is_majority = |voters: &BTreeSet<u64>| voters.intersection(&ids).count() > voters.len() / 2;
+        let within = |voters: &BTreeSet<u64>, members: &BTreeSet<u64>| {
+            is_majority(voters) && members.difference(voters).all(|id| is_majority(&register.promoted(voters, *id)))
+        };
+        Self::voters_in_force(&register).iter().all(|(voters, members)| within(voters, members))
     }
 
     /// Whether a machine's node votes in the newest committed configuration.
@@ -355,6 +362,7 @@ mod tests {
         let roster = of(6);
         tells(&roster, 1, 3, &[&[1, 2, 3, 4, 5]], &[6], true);
         assert!(minority(&roster, &[2, 3]) && !minority(&roster, &[2, 3, 6]) && minority(&roster, &[3, 6]));
+        assert!(!roster.are_a_quorum(&[1, 2, 3]) && roster.are_a_quorum(&[1, 2, 3, 6]), "four of six are needed then");
         let roster = of(3);
         tells(&roster, 1, 3, &[&[1, 2, 3]], &[], true);
         roster.set_leaving(Some(1));

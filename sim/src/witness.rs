@@ -298,7 +298,10 @@ impl Witness {
                     o.matched.observe_matched(self.at(node), metrics.current_term, id.0, last.index);
                 }
             }
-            o.matched.observe_log(self.at(node), metrics.id.0, metrics.current_term, metrics.last_log_index)?;
+            // A store that was built anew from a snapshot of a newer term than its node knows of is of that term.
+            let of_snapshot = metrics.snapshot.as_ref().map_or(0, |id| id.committed_leader_id().term);
+            let term = metrics.current_term.max(of_snapshot);
+            o.matched.observe_log(self.at(node), metrics.id.0, term, metrics.last_log_index)?;
             o.monotonic.observe(self.at(node), incarnation, progress)
         });
     }

@@ -118,7 +118,14 @@ fn a_member_in_memory_is_replaced_once_it_is_gone() {
     assert_eq!(View { membership: &membership, seen: &seen(&sights) }.tend(), None);
     sights[3] = READY;
     let swap = Proposal::Voters { add: Some(NodeId(4)), remove: Some(NodeId(3)) };
-    assert_eq!(View { membership: &membership, seen: &seen(&sights) }.tend(), Some(swap));
+    assert_eq!(View { membership: &membership, seen: &seen(&sights) }.tend(), Some(swap.clone()));
+
+    // Before a learner that replaces nobody.
+    let mut crowded = membership.clone();
+    crowded.members.insert(NodeId(0), in_memory("d"));
+    let mut with_zero = seen(&sights);
+    with_zero.insert(NodeId(0), READY);
+    assert_eq!(View { membership: &crowded, seen: &with_zero }.tend(), Some(swap));
 
     // It is lost in turn: its record goes, the old voter is still the one to be replaced.
     sights[3] = LOST;

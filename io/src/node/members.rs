@@ -313,7 +313,7 @@ impl<P: Platform> Node<P> {
     }
 
     /// A leader that does not know where this node is cannot make itself known here: whoever can be reached says who it
-    /// is.
+    /// is, and it is asked then, also if it became a member while this node was away.
     async fn look_for_leader(&self, action: &MemberAction) {
         let members = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
         let timeout = self.inner.config.request_timeout;
@@ -322,8 +322,12 @@ impl<P: Platform> Node<P> {
         for (id, member) in members.nodes().filter(|(id, _)| **id != self.node_id()) {
             let target = Target { node: Some(*id), addrs: member.peer_addrs.clone() };
             match self.inner.peers.call(&target, &request, timeout).await {
-                Ok(Response::NotLeader(Some(LeaderHint { id, member }))) => {
+                Ok(Response::NotLeader(Some(LeaderHint { id, member }))) if id != self.node_id() => {
                     self.inner.peers.hint(Some(id), &member.peer_addrs);
+                    let leader = Target { node: Some(id), addrs: member.peer_addrs };
+                    if let Ok(Response::Member(_)) = self.inner.peers.call(&leader, &request, timeout).await {
+                        return;
+                    }
                 }
                 Ok(Response::Member(_)) => return,
                 _ => {}

@@ -17,7 +17,8 @@
 //! snapshot. In all others the log keeps every entry above the snapshot. What an empty store replays is all that this
 //! node ever acknowledged: a snapshot is acknowledged only once the log has a record of it.
 //!
-//! Until it is done the node has no server and no consensus: it votes for nobody, and serves nothing.
+//! Until it is done the node has no server and no consensus: it votes for nobody, serves nothing, and does not hear of
+//! peers that move meanwhile. If all of them do, it has to be started again with the new addresses (`--join`).
 
 use std::collections::BTreeSet;
 use std::path::Path;
