@@ -27,8 +27,7 @@ use crate::types::{
     Response, Types, log_id_from, log_id_to, membership_from, raft, stored_membership_from, stored_membership_to,
 };
 
-/// Entries that are applied before readers see them and their proposers are answered. Copying a shared path of the
-/// active layer is then paid once for that many entries.
+/// Entries that are applied, at most, before readers see them and their proposers are answered.
 const PUBLISH_EVERY: usize = 64;
 
 type WatchOf<P> = <<P as Platform>::Runtime as AsyncRuntime>::Watch;
@@ -38,6 +37,9 @@ pub type DurableWatch<P> = <WatchOf<P> as Watch>::Receiver<Option<LogId>>;
 
 /// `true` while the store has more bytes in memory than [`StoreConfig::dirty_bytes_max`].
 pub type PressureWatch<P> = <WatchOf<P> as Watch>::Receiver<bool>;
+
+/// Follows the last entry that is applied and visible.
+pub type AppliedWatch<P> = <WatchOf<P> as Watch>::Receiver<Option<LogId>>;
 
 /// A snapshot as openraft hands it around.
 pub type Snapshot = openraft::storage::Snapshot<
@@ -84,6 +86,7 @@ struct Inner<P: Platform> {
     log: OnceLock<LogStore<P>>,
     // In a mutex because a sender need not be `Sync`.
     pressure: Mutex<<WatchOf<P> as Watch>::Sender<bool>>,
+    applied: Mutex<<WatchOf<P> as Watch>::Sender<Option<LogId>>>,
     /// For the next store file: no two ever have the same.
     next_generation: AtomicU64,
     closed: AtomicBool,
@@ -130,7 +133,9 @@ impl<P: Platform> StateMachineStore<P> {
             }
         };
         let fault = Fault::default();
-        let layers = Mutex::new(Layers::new(generation, base, manifest.into(), fault.clone()));
+        let position = Position::from(manifest);
+        let (applied, _) = WatchOf::<P>::channel(position.applied);
+        let layers = Mutex::new(Layers::new(generation, base, position, fault.clone()));
         let (pressure, _) = WatchOf::<P>::channel(false);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -141,6 +146,7 @@ impl<P: Platform> StateMachineStore<P> {
                 durable,
                 log: OnceLock::new(),
                 pressure: Mutex::new(pressure),
+                applied: Mutex::new(applied),
                 next_generation: AtomicU64::new(generation + 1),
                 closed: AtomicBool::new(false),
                 fault,
@@ -156,6 +162,11 @@ impl<P: Platform> StateMachineStore<P> {
     /// The last applied entry, X.
     pub fn applied(&self) -> Option<LogId> {
         lock(&self.inner.layers).newest().applied()
+    }
+
+    /// Follows it.
+    pub(crate) fn applied_watch(&self) -> AppliedWatch<P> {
+        lock(&self.inner.applied).subscribe()
     }
 
     /// From now on it is recorded in this log that a snapshot was installed, before anybody is told.
@@ -253,9 +264,16 @@ impl<P: Platform> StateMachineStore<P> {
         lock(&self.inner.pressure).send_if_different(over);
     }
 
+    /// Tells those who follow it.
+    fn update_applied(&self) {
+        let applied = self.applied();
+        lock(&self.inner.applied).send_if_different(applied);
+    }
+
     /// Makes a batch visible, then answers its proposers.
-    fn publish(&self, batch: &Batch, answers: &mut Vec<(ApplyResponder<Types<P::Runtime>>, Bytes)>) {
+    fn publish(&self, batch: Batch, answers: &mut Vec<(ApplyResponder<Types<P::Runtime>>, Bytes)>) {
         lock(&self.inner.layers).publish(batch);
+        self.update_applied();
         self.update_pressure();
         for (responder, response) in answers.drain(..) {
             responder.send(Response(response));
@@ -353,6 +371,7 @@ impl<P: Platform> StateMachineStore<P> {
         };
         let upto = position.applied.map(|id| id.to_string());
         lock(&self.inner.layers).installed(generation, base, position);
+        self.update_applied();
         self.update_pressure();
         tracing::info!(upto, "installed a snapshot");
         Ok(())
@@ -437,10 +456,11 @@ impl<P: Platform> RaftStateMachine<Types<P::Runtime>> for StateMachineStore<P> {
             answers.extend(responder.map(|responder| (responder, response)));
             applied += 1;
             if applied % PUBLISH_EVERY == 0 {
-                self.publish(&batch, &mut answers);
+                self.publish(batch, &mut answers);
+                batch = Batch::new(self.view());
             }
         }
-        self.publish(&batch, &mut answers);
+        self.publish(batch, &mut answers);
         Ok(())
     }
 

@@ -8,6 +8,10 @@ use quorate::{BackupError, Command, ConfigError, ServerConfig};
 use quorate_io::node::exit_code;
 use quorate_io::tokio::RealDisk;
 
+/// A request makes some dozens of short-lived allocations, freed by other threads than made them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Command::parse(std::env::args_os()) {
         Ok(Command::Serve(config)) => serve(&config),
@@ -26,7 +30,11 @@ fn main() -> ExitCode {
 
 fn serve(config: &ServerConfig) -> ExitCode {
     quorate::telemetry::init(config.log_level(), config.log_format());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        runtime.worker_threads(workers());
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, exit_code::FAILED),
     };
@@ -34,6 +42,12 @@ fn serve(config: &ServerConfig) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
     }
+}
+
+/// One core is left to the disk threads and to the kernel's part of the network: a task that is handed from one worker to
+/// another costs more than it gains when both cores are busy.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1).max(1)
 }
 
 fn inspect(dir: &Path, records: bool) -> ExitCode {

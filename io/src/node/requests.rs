@@ -10,7 +10,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::type_config::alias::InstantOf;
 use openraft::{Instant, ReadPolicy};
-use openraft_rt::AsyncRuntime;
+use openraft_rt::{AsyncRuntime, Select2};
 use quorate_core::wire::{Failure, Fault, ForwardWrite, LeaderHint, Request, Response};
 use quorate_core::{LogId, NodeId};
 
@@ -92,10 +92,9 @@ impl<P: Platform> Node<P> {
         let _in_flight = self.begin_write(command.len())?;
         let mut retry = self.retry()?;
         loop {
-            let attempt = match self.leader() {
-                None => Attempt::Again(Reason::NoLeader),
-                Some((id, _)) if id == self.node_id() => self.propose(command.clone(), retry.left()).await,
-                Some((_, target)) => self.forward_write(&target, command.clone(), retry.left()).await,
+            let attempt = match self.leads() {
+                true => self.propose(command.clone(), retry.left()).await,
+                false => self.forward_write(command.clone(), retry.left()).await,
             };
             match attempt {
                 Attempt::Done(written) => return Ok(written),
@@ -119,10 +118,9 @@ impl<P: Platform> Node<P> {
         let error = |e: WriteError| ReadError(e.reason().clone());
         let mut retry = self.retry().map_err(error)?;
         loop {
-            let attempt = match self.leader() {
-                None => Attempt::Again(Reason::NoLeader),
-                Some((id, _)) if id == self.node_id() => self.read_index(retry.left()).await,
-                Some(_) => self.read_index_there(retry.left()).await,
+            let attempt = match self.leads() {
+                true => self.read_index(retry.left()).await,
+                false => self.read_index_there(retry.left()).await,
             };
             match attempt {
                 Attempt::Done(index) => {
@@ -198,6 +196,10 @@ impl<P: Platform> Node<P> {
         Some((id, Target { node: Some(id), addrs: member.peer_addrs.clone() }))
     }
 
+    fn other_leader(&self) -> Option<(NodeId, Target)> {
+        self.leader().filter(|(id, _)| *id != self.node_id())
+    }
+
     pub(super) fn leads(&self) -> bool {
         let metrics = self.inner.raft.server_metrics();
         let metrics = metrics.borrow_watched();
@@ -215,7 +217,7 @@ impl<P: Platform> Node<P> {
     async fn propose(&self, command: Bytes, timeout: Duration) -> Attempt<Written> {
         let unknown = |reason| Attempt::Failed(WriteError::Unknown(reason));
         // Before openraft sees it: an entry that it has been given must be written.
-        if self.leads() && self.no_space_to_commit() {
+        if self.no_space_to_commit() && self.leads() {
             return Attempt::Failed(WriteError::NotApplied(Reason::DiskFull));
         }
         let proposal = self.inner.raft.client_write(Command(command));
@@ -233,10 +235,11 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    async fn forward_write(&self, target: &Target, command: Bytes, left: Duration) -> Attempt<Written> {
+    async fn forward_write(&self, command: Bytes, left: Duration) -> Attempt<Written> {
+        let Some((_, target)) = self.other_leader() else { return Attempt::Again(Reason::NoLeader) };
         let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let request = Request::Write(ForwardWrite { origin: self.node_id(), hops: 1, deadline_ms, command });
-        match self.inner.peers.call(target, &request, left).await {
+        match self.inner.peers.call(&target, &request, left).await {
             Ok(Response::Written { log_id, response }) => Attempt::Done(Written { log_id, response }),
             Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
             Ok(Response::Failed(e)) if e.unknown => Attempt::Failed(WriteError::Unknown(reason(e.fault))),
@@ -286,7 +289,7 @@ impl<P: Platform> Node<P> {
     }
 
     async fn forward_read_index(&self) -> Attempt<LogId> {
-        let Some((_, target)) = self.leader() else { return Attempt::Again(Reason::NoLeader) };
+        let Some((_, target)) = self.other_leader() else { return Attempt::Again(Reason::NoLeader) };
         match self.inner.peers.call(&target, &Request::ReadIndex, self.together_within()).await {
             Ok(Response::ReadIndex(index)) => Attempt::Done(index),
             Ok(Response::NotLeader(_)) => Attempt::Again(Reason::NoLeader),
@@ -307,11 +310,14 @@ impl<P: Platform> Node<P> {
         if self.inner.store.applied() >= Some(index) {
             return Ok(());
         }
-        let wait = self.inner.raft.wait(Some(timeout));
-        match wait.applied_index_at_least(Some(index.index), "read index").await {
-            Ok(_) => Ok(()),
-            Err(openraft::metrics::WaitError::Timeout(..)) => Err(Reason::Timeout),
-            Err(openraft::metrics::WaitError::ShuttingDown) => Err(Reason::Stopping),
+        let (mut applied, mut server) = (self.inner.store.applied_watch(), self.inner.raft.server_metrics());
+        let reached = applied.wait_until(|applied| *applied >= Some(index));
+        // These metrics end when consensus does: nothing is applied any more.
+        let ended = async { while server.changed().await.is_ok() {} };
+        match P::Runtime::timeout(timeout, P::Runtime::select2(reached, ended)).await {
+            Ok(Select2::First(_)) => Ok(()),
+            Ok(Select2::Second(())) => Err(Reason::Stopping),
+            Err(_) => Err(Reason::Timeout),
         }
     }
 }

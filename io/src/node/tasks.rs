@@ -59,22 +59,14 @@ impl<P: Platform> Node<P> {
 
     /// Consensus stops for good at the first storage error; the node with it.
     async fn watch_consensus(&self) {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            let state = metrics.borrow_and_update().running_state.clone();
-            let ended = match state {
-                Ok(()) => metrics.changed().await.is_err(),
-                Err(error) => {
-                    if !self.is_stopping() {
-                        let Inner { config, log, store, .. } = &*self.inner;
-                        self.fail(why_ended(&config.storage, log, store, &error.to_string()));
-                    }
-                    true
-                }
-            };
-            if ended {
-                return;
-            }
+        // These metrics end when consensus does, and change with the leader only.
+        let mut server = self.inner.raft.server_metrics();
+        while server.changed().await.is_ok() {}
+        let state = self.inner.raft.metrics().borrow_watched().running_state.clone();
+        if !self.is_stopping() {
+            let Inner { config, log, store, .. } = &*self.inner;
+            let error = state.err().map_or_else(|| "it panicked".to_owned(), |error| error.to_string());
+            self.fail(why_ended(&config.storage, log, store, &error));
         }
     }
 

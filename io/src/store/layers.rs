@@ -1,5 +1,6 @@
 //! The layers above the base, and one immutable view of all of them.
 
+use std::collections::BTreeMap;
 use std::iter::{self, Peekable};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -227,6 +228,25 @@ impl View {
     fn failed(&self, error: StoreError) {
         self.fault.set(error);
     }
+
+    /// Calls `each` for the pairs in a range that is not empty, with `changes` laid over them.
+    fn walk(
+        &self,
+        changes: impl Iterator<Item = Result<Change, StoreError>>,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        each: &mut dyn FnMut(&Bytes, &Bytes) -> bool,
+    ) {
+        let base = self.base.range(from, to).map(|pair| pair.map(|(key, value)| (key, Some(value))));
+        let layers = overlay(self.active.range(from, to), overlay(self.frozen.range(from, to), base));
+        for change in overlay(changes, layers) {
+            match change {
+                Ok((key, Some(value))) if !each(&key, &value) => return,
+                Ok(_) => {}
+                Err(error) => return self.failed(error),
+            }
+        }
+    }
 }
 
 impl StateRef for View {
@@ -241,30 +261,26 @@ impl StateRef for View {
     }
 
     fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, each: &mut dyn FnMut(&Bytes, &Bytes) -> bool) {
-        if is_empty(from, to) {
-            return;
-        }
-        let base = self.base.range(from, to).map(|pair| pair.map(|(key, value)| (key, Some(value))));
-        let merged = overlay(self.active.range(from, to), overlay(self.frozen.range(from, to), base));
-        for change in merged {
-            match change {
-                Ok((key, Some(value))) if !each(&key, &value) => return,
-                Ok(_) => {}
-                Err(error) => return self.failed(error),
-            }
+        if !is_empty(from, to) {
+            self.walk(iter::empty(), from, to, each);
         }
     }
 }
 
-/// Entries being applied to a private copy of the newest view; [`Layers::publish`] makes them visible together.
+/// Entries being applied: what they change, over the newest view. [`Layers::publish`] makes it visible together. The
+/// changes are kept apart, and not made in a copy of the active layer: nobody else holds that one then, mostly, so that
+/// publishing copies no path of it.
 #[derive(Debug)]
 pub(crate) struct Batch {
     view: View,
+    changes: BTreeMap<Bytes, Option<Bytes>>,
+    position: Position,
 }
 
 impl Batch {
     pub(crate) fn new(view: View) -> Self {
-        Self { view }
+        let position = view.position.clone();
+        Self { view, changes: BTreeMap::new(), position }
     }
 
     pub(crate) fn check(&self) -> Result<(), StoreError> {
@@ -272,27 +288,34 @@ impl Batch {
     }
 
     pub(crate) fn position_mut(&mut self) -> &mut Position {
-        &mut self.view.position
+        &mut self.position
     }
 }
 
 impl StateRef for Batch {
     fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.view.get(key)
+        match self.changes.get(key) {
+            Some(change) => change.clone(),
+            None => self.view.get(key),
+        }
     }
 
     fn range(&self, from: Bound<&[u8]>, to: Bound<&[u8]>, each: &mut dyn FnMut(&Bytes, &Bytes) -> bool) {
-        self.view.range(from, to, each);
+        if is_empty(from, to) {
+            return;
+        }
+        let changes = self.changes.range::<[u8], _>((from, to));
+        self.view.walk(changes.map(|(key, value)| Ok((key.clone(), value.clone()))), from, to, each);
     }
 }
 
 impl StateMut for Batch {
     fn put(&mut self, key: Bytes, value: Bytes) {
-        self.view.active.set(key, Some(value));
+        self.changes.insert(key, Some(value));
     }
 
     fn delete(&mut self, key: &[u8]) {
-        self.view.active.set(Bytes::copy_from_slice(key), None);
+        self.changes.insert(Bytes::copy_from_slice(key), None);
     }
 }
 
@@ -342,10 +365,14 @@ impl Layers {
         self.newest.active.bytes + self.newest.frozen.bytes
     }
 
-    /// Makes a batch visible. The batch may have begun before a commit: it brings the active layer only.
-    pub(crate) fn publish(&mut self, batch: &Batch) {
-        self.newest.active = batch.view.active.clone();
-        self.newest.position = batch.view.position.clone();
+    /// Makes a batch visible. It may have begun before a commit: it brings what its entries changed, and no layer.
+    pub(crate) fn publish(&mut self, batch: Batch) {
+        let Batch { view, changes, position } = batch;
+        drop(view);
+        for (key, value) in changes {
+            self.newest.active.set(key, value);
+        }
+        self.newest.position = position;
     }
 
     /// Freezes (D, X]; `None` if that is nothing. While a frozen layer waits for its commit, that one is returned

@@ -1,12 +1,14 @@
 //! Files through the operating system; a worker is a thread.
 
 use std::fs;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread::{self, Thread};
 
 use quorate_core::disk::{Disk, File, OpenMode, Step, Wake, Worker};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 
 /// The operating system's files.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +28,28 @@ impl Wake for Unpark {
     }
 }
 
+impl RealFile {
+    /// Reads what the page cache has, or waits for the disk. A task that waits lets another thread run the others: one
+    /// cold page must not keep a node from its heartbeats, nor a disk that hangs from handing leadership over.
+    fn read_some(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        use rustix::io::{Errno, ReadWriteFlags, preadv2};
+        let is_task = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if !is_task {
+            return self.0.read_at(buf, offset);
+        }
+        match preadv2(&self.0, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
+            // Not there, or the file system cannot tell.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => block_in_place(|| self.0.read_at(buf, offset)),
+            read => Ok(read?),
+        }
+    }
+}
+
 impl File for RealFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut got = 0;
         while got < buf.len() {
-            match self.0.read_at(&mut buf[got..], offset + got as u64) {
+            match self.read_some(offset + got as u64, &mut buf[got..]) {
                 Ok(0) => break,
                 Ok(n) => got += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -9,8 +9,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::net::{Listener, Net, ReadHalf, WriteHalf};
 
-/// Pieces are copied together up to this many bytes, so that a burst of small frames is one system call.
+/// Pieces are copied together up to this many bytes, so that a burst of small frames is one system call; and a buffer to
+/// read into has so many.
 const COALESCE_BYTES: usize = 64 << 10;
+/// With less room than that a buffer is given up for the next one. Entries that are kept are slices of their buffer: one
+/// buffer for each small read would take many times what is in it.
+const READ_BYTES_MIN: usize = 4 << 10;
 
 /// TCP.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +26,9 @@ pub struct TcpListener(tokio::net::TcpListener);
 
 impl ReadHalf for OwnedReadHalf {
     async fn read(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
-        buf.reserve(COALESCE_BYTES);
+        if buf.capacity() - buf.len() < READ_BYTES_MIN {
+            buf.reserve(COALESCE_BYTES);
+        }
         self.read_buf(buf).await
     }
 }

@@ -1,4 +1,4 @@
-//! openraft's tokio runtime, with one change: see [`TokioRuntime::sleep`].
+//! openraft's tokio runtime, with two changes: see [`TokioRuntime::sleep`] and [`TokioRuntime::mpsc_recv_deadline`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::Either;
-use openraft_rt::{AsyncRuntime, OptionalSend};
+use openraft_rt::mpsc::{Mpsc, MpscReceiver, TryRecvError};
+use openraft_rt::{AsyncRuntime, Instant, OptionalSend};
 use openraft_rt_tokio::TokioRuntime as Inner;
 
 /// Sleeps shorter than this only let other tasks run: tokio's timer would round them up to a millisecond, and openraft
@@ -68,6 +69,28 @@ impl AsyncRuntime for TokioRuntime {
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
         Inner::timeout_at(deadline, future)
+    }
+
+    /// So openraft asks for more writes to go with one that it has: those whose clients' tasks are ready to run have yet to
+    /// come, since tokio runs the task that was woken last, which is openraft's, before them.
+    async fn mpsc_recv_deadline<T: OptionalSend>(
+        receiver: &mut <Self::Mpsc as Mpsc>::Receiver<T>,
+        deadline: Self::Instant,
+    ) -> Result<T, TryRecvError> {
+        match receiver.try_recv() {
+            Err(TryRecvError::Empty) if Self::Instant::now() < deadline => {
+                match Self::timeout_at(deadline, receiver.recv()).await {
+                    Ok(Some(value)) => Ok(value),
+                    Ok(None) => Err(TryRecvError::Disconnected),
+                    Err(_) => Err(TryRecvError::Empty),
+                }
+            }
+            Err(TryRecvError::Empty) => {
+                Yield::default().await;
+                receiver.try_recv()
+            }
+            tried => tried,
+        }
     }
 
     fn is_panic(join_error: &Self::JoinError) -> bool {

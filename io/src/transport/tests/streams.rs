@@ -70,6 +70,47 @@ fn an_answer_that_would_be_taken_for_that_of_a_later_request_is_not_handed_on() 
 }
 
 #[test]
+fn what_is_committed_is_told_with_the_next_entries_or_soon() {
+    run(async {
+        let pair = pair(TransportConfig::default()).await;
+        let success = |index| Ok(AppendResponse::Success(Some(LogId::new(1, index))));
+        let committed = |last, commit| AppendRequest {
+            prev: Some(LogId::new(1, last)),
+            leader_commit: Some(LogId::new(1, commit)),
+            entries: Vec::new(),
+            ..append(0)
+        };
+        let (sender, receiver) = futures_channel::mpsc::unbounded();
+        let mut stream = pair.peers.open_append_stream(&pair.target, receiver, SECONDS).await.unwrap();
+        sender.unbounded_send(append(0)).unwrap();
+        assert_eq!(stream.next().await, Some(success(0)));
+        // Both are there when it looks: one message says it all.
+        sender.unbounded_send(committed(0, 0)).unwrap();
+        sender.unbounded_send(append(1)).unwrap();
+        assert_eq!(stream.next().await, Some(success(1)));
+        assert_eq!(*pair.service.taken.borrow(), 2);
+        // Nothing else comes.
+        sender.unbounded_send(committed(1, 1)).unwrap();
+        assert_eq!(stream.next().await, Some(success(1)));
+        assert_eq!(*pair.service.taken.borrow(), 3);
+        // An answer is outstanding by which the rest is committed: told at once, and by the last answer.
+        pair.service.allowed.send_replace(3);
+        sender.unbounded_send(append(2)).unwrap();
+        sender.unbounded_send(committed(2, 1)).unwrap();
+        let answer = TokioRuntime::spawn(async move { (stream.next().await, stream) });
+        TokioRuntime::sleep(Duration::from_millis(20)).await;
+        pair.service.allowed.send_replace(u64::MAX);
+        let (answer, mut stream) = answer.await.unwrap();
+        assert_eq!((answer, *pair.service.taken.borrow()), (Some(success(2)), 5));
+        // What waits when the leader has no more to say is told.
+        sender.unbounded_send(committed(2, 2)).unwrap();
+        drop(sender);
+        assert_eq!(stream.next().await, Some(success(2)));
+        assert_eq!(stream.next().await, None);
+    });
+}
+
+#[test]
 fn a_large_append_is_sent_in_pieces() {
     run(async {
         let pair = pair(TransportConfig { append_bytes_max: 1000, ..Default::default() }).await;
