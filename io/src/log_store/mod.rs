@@ -59,7 +59,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             options: LogOptions::default(),
-            cache_bytes: 16 << 20,
+            cache_bytes: 8 << 20,
             seal_after: Duration::from_millis(10),
             read_bytes_max: 1 << 20,
         }
