@@ -284,6 +284,10 @@ impl Cluster {
         if machine.is_running() && !self.atlas.may_end(&self.drives(), machine.node()) {
             return false;
         }
+        if self.leader() == Some(index) {
+            let timing = self.members[index].config.timing;
+            self.witness.leader_ends(timing.election_timeout_max_ms() * 1_000_000);
+        }
         // A paused process must be able to end.
         machine.resume();
         if power {

@@ -65,6 +65,8 @@ struct Oracles {
     violation: Option<Violation>,
     seen: Seen,
     nodes: BTreeMap<u32, Replica>,
+    /// A leader's process has ended, and no follower's election timeout passes before this moment.
+    bereaved_until: u64,
 }
 
 /// What a run reached, as far as its witness saw. Lower bounds.
@@ -199,6 +201,11 @@ impl Witness {
         *self.lock().seen.others.entry(what).or_default() += 1;
     }
 
+    /// The leader's process is about to end; who only waits campaigns later than so long after.
+    pub fn leader_ends(&self, election_timeout_ns: u64) {
+        self.lock().bereaved_until = global_now() + election_timeout_ns;
+    }
+
     /// The first violation.
     pub fn violation(&self) -> Option<Violation> {
         self.lock().violation.clone()
@@ -291,7 +298,9 @@ impl Witness {
                 }
             }
             if metrics.state == ServerState::Leader {
-                seen.leaders.insert(metrics.current_term);
+                if seen.leaders.insert(metrics.current_term) && global_now() < std::mem::take(&mut o.bereaved_until) {
+                    *seen.others.entry("leaders that were missed at once").or_default() += 1;
+                }
                 o.election.observe(self.at(node), metrics.current_term, metrics.id.0)?;
                 let matched = metrics.replication.iter().flatten();
                 for (id, last) in matched.filter_map(|(id, last)| Some((id, last.as_ref()?))) {

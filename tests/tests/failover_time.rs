@@ -1,10 +1,12 @@
-//! How long writes fail after a leader's sudden death, at default settings.
+//! How long writes fail after a leader's sudden death, at default settings: less than an election timeout, as its followers
+//! find out that nobody listens where it was.
 
 use std::time::{Duration, Instant};
 
 use e2e::{Cluster, kv};
 
-const LIMIT: Duration = Duration::from_secs(2);
+/// Who waits for the election timeout campaigns at the earliest when its longest and its shortest have passed.
+const LIMIT: Duration = Duration::from_millis(750);
 const MEASUREMENTS: usize = 3;
 
 /// From `kill -9` of the leader to the first write that a survivor acknowledges.
@@ -37,7 +39,7 @@ fn measure(cluster: &mut Cluster) -> Duration {
 }
 
 #[test]
-fn a_write_succeeds_within_two_seconds_of_the_leaders_death() {
+fn a_write_succeeds_before_an_election_timeout_has_passed() {
     let mut cluster = Cluster::started("failover-time", 3);
     let mut took: Vec<Duration> = (0..MEASUREMENTS).map(|_| measure(&mut cluster)).collect();
     took.sort_unstable();

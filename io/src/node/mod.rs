@@ -19,6 +19,7 @@ mod error;
 mod force;
 mod founding;
 mod full;
+mod leader_loss;
 mod members;
 mod rebuild;
 mod requests;

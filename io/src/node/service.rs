@@ -278,6 +278,14 @@ impl<P: Platform> PeerService for Service<P> {
         Ok(answer)
     }
 
+    fn gone(&self, peer: NodeId) {
+        // Who has restarted a moment ago votes for nobody, and does not ask for votes.
+        if <P::Runtime as AsyncRuntime>::Instant::now() >= self.quiet_until {
+            let node = self.node.clone();
+            self.node.spawn(async move { node.miss_leader(peer).await });
+        }
+    }
+
     fn pull(&self, from: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart> {
         self.node.serve_pull(&from, at_least)
     }

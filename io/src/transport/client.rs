@@ -141,7 +141,7 @@ impl<P: Platform> Peers<P> {
     }
 
     /// What to dial, in this order.
-    fn addrs(&self, target: &Target) -> Vec<String> {
+    pub(crate) fn addrs(&self, target: &Target) -> Vec<String> {
         let mut addrs = target.addrs.clone();
         if let Some(node) = target.node {
             let hints = lock(&self.0.hints);

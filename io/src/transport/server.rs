@@ -52,6 +52,9 @@ pub trait PeerService: Send + Sync + 'static {
         parts: BoxStream<'static, SnapshotPart>,
     ) -> impl Future<Output = Result<Vote, Failure>> + Send;
 
+    /// The last connection that a peer had dialled is closed.
+    fn gone(&self, peer: NodeId);
+
     /// The parts of this node's newest snapshot, for a peer that pulls one; [`PulledPart::Failed`] if that is older
     /// than `at_least`. Polled for a part only when the peer has room for it. Dropped when the connection breaks.
     fn pull(&self, from: PeerIdentity, at_least: LogId) -> BoxStream<'static, PulledPart>;
@@ -352,7 +355,14 @@ async fn serve<R: AsyncRuntime, S: PeerService>(
         tracing::debug!(from, peer = %peer.node_id, reason, "connection closed");
     }
     connection.close();
-    lock(&context.shared.connections).open.remove(&id);
+    let is_gone = {
+        let mut connections = lock(&context.shared.connections);
+        connections.open.remove(&id);
+        connections.open.values().all(|(node, _)| *node != peer.node_id)
+    };
+    if is_gone && !context.shared.closed.is_set() {
+        context.service.gone(peer.node_id);
+    }
 }
 
 /// Reads frames until the connection breaks; the error says why.

@@ -39,6 +39,7 @@ fn run(test: impl Future<Output = ()> + Send + 'static) {
 struct TestService {
     refuse: Mutex<Option<Refusal>>,
     hellos: Mutex<Vec<Hello>>,
+    gone: Mutex<Vec<NodeId>>,
     /// Append requests or chunks taken, of all streams.
     taken: watch::Sender<u64>,
     /// Streams that have ended.
@@ -52,6 +53,7 @@ impl TestService {
         Arc::new(Self {
             refuse: Mutex::new(None),
             hellos: Mutex::default(),
+            gone: Mutex::default(),
             taken: watch::Sender::new(0),
             ended: watch::Sender::new(0),
             allowed: watch::Sender::new(u64::MAX),
@@ -81,6 +83,10 @@ impl PeerService for TestService {
         };
         let chunk = |n: u64| PulledPart::Chunk(n.to_le_bytes().to_vec().into());
         futures_util::stream::iter((0..at_least.index).map(chunk).chain([last])).boxed()
+    }
+
+    fn gone(&self, peer: NodeId) {
+        self.gone.lock().unwrap().push(peer);
     }
 
     fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
