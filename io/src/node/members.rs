@@ -306,9 +306,13 @@ impl<P: Platform> Node<P> {
             self.look_for_leader(&action).await;
             return;
         }
-        match self.change(action).await {
+        match self.change(action.clone()).await {
             Ok(_) => tracing::info!(addrs = ?config.peer_addrs, "the cluster knows the new addresses of this node"),
-            Err(error) => tracing::debug!(%error, "the cluster does not know the new addresses of this node yet"),
+            Err(error) => {
+                tracing::debug!(%error, "the cluster does not know the new addresses of this node yet");
+                // Who led when this node last heard of a leader may lead no more.
+                self.look_for_leader(&action).await;
+            }
         }
     }
 
@@ -316,23 +320,40 @@ impl<P: Platform> Node<P> {
     /// is, and it is asked then, also if it became a member while this node was away.
     async fn look_for_leader(&self, action: &MemberAction) {
         let members = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
+        let others = members.nodes().filter(|(id, _)| **id != self.node_id());
+        let others = others.map(|(id, member)| Target { node: Some(*id), addrs: member.peer_addrs.clone() });
+        // One that was removed finds out by its pings.
+        let _ = self.tell_leader(action, others).await;
+    }
+
+    /// The same, for a node that was admitted and knows no member yet.
+    pub(super) async fn look_for_leader_among(&self, others: impl Iterator<Item = Target>) -> Result<(), CallError> {
+        let config = &self.inner.config;
+        let (peer_addrs, api_addrs) = (config.peer_addrs.clone(), config.api_addrs.clone());
+        self.tell_leader(&MemberAction::Moved { id: self.node_id(), peer_addrs, api_addrs }, others).await
+    }
+
+    /// Asks these, and whom they take for the leader, until one has done it; an error if this node was removed.
+    async fn tell_leader(&self, action: &MemberAction, others: impl Iterator<Item = Target>) -> Result<(), CallError> {
         let timeout = self.inner.config.request_timeout;
         let deadline_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let request = Request::Member(MemberRequest { deadline_ms, action: action.clone() });
-        for (id, member) in members.nodes().filter(|(id, _)| **id != self.node_id()) {
-            let target = Target { node: Some(*id), addrs: member.peer_addrs.clone() };
-            match self.inner.peers.call(&target, &request, timeout).await {
-                Ok(Response::NotLeader(Some(LeaderHint { id, member }))) if id != self.node_id() => {
-                    self.inner.peers.hint(Some(id), &member.peer_addrs);
-                    let leader = Target { node: Some(id), addrs: member.peer_addrs };
-                    if let Ok(Response::Member(_)) = self.inner.peers.call(&leader, &request, timeout).await {
-                        return;
-                    }
-                }
-                Ok(Response::Member(_)) => return,
+        for target in others {
+            let mut answer = self.inner.peers.call(&target, &request, timeout).await;
+            if let Ok(Response::NotLeader(Some(LeaderHint { id, member }))) = &answer
+                && *id != self.node_id()
+            {
+                self.inner.peers.hint(Some(*id), &member.peer_addrs);
+                let leader = Target { node: Some(*id), addrs: member.peer_addrs.clone() };
+                answer = self.inner.peers.call(&leader, &request, timeout).await;
+            }
+            match answer {
+                Ok(Response::Member(_)) => return Ok(()),
+                Err(error) if error.is_removal() => return Err(error),
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn record_of(&self, id: NodeId) -> Option<Member> {

@@ -162,15 +162,13 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    /// A node that was admitted and knows no member yet asks where it was told to: it may have been removed since.
+    /// A node that was admitted and knows no member yet asks where it was told to: it may have been removed since, or the
+    /// leader may not know where it is.
     async fn ask_strangers(&self) {
         let config = &self.inner.config;
-        let ping = Request::Founding(self.own_card());
-        for addrs in config.told_peers().chain(config.listed_peers()) {
-            let answer = self.inner.peers.call(&Target { node: None, addrs }, &ping, PING_EVERY).await;
-            if answer.is_err_and(|error| error.is_removal()) {
-                return self.leave().await;
-            }
+        let strangers = config.told_peers().chain(config.listed_peers()).map(|addrs| Target { node: None, addrs });
+        if self.look_for_leader_among(strangers).await.is_err() {
+            self.leave().await;
         }
     }
 }
