@@ -321,12 +321,17 @@ impl<P: Platform> LogStore<P> {
     /// # Errors
     /// The log failed, or was closed.
     pub(crate) async fn record_snapshot(&self, upto: LogId) -> io::Result<()> {
+        self.write_through(Record::Committed(upto), |state| state.committed = state.committed.max(Some(upto))).await
+    }
+
+    /// Returns once a record is durable; `note` says in memory what it says.
+    async fn write_through(&self, record: Record, note: impl FnOnce(&mut StateOf<P>)) -> io::Result<()> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         let settled = {
             let mut state = lock(&self.shared.state);
             state.check()?;
-            state.committed = state.committed.max(Some(upto));
-            state.push(Record::Committed(upto), Some(Waiter::Record(sender)));
+            note(&mut state);
+            state.push(record, Some(Waiter::Record(sender)));
             self.shared.settle_in_memory(&mut state)
         };
         settled.into_iter().for_each(|waiter| waiter.tell(Ok(())));
@@ -419,17 +424,7 @@ impl<P: Platform> RaftLogStorage<Types<P::Runtime>> for LogStore<P> {
 
     async fn save_vote(&mut self, vote: &raft::Vote) -> io::Result<()> {
         let vote = vote_from(vote);
-        let (sender, receiver) = futures_channel::oneshot::channel();
-        let settled = {
-            let mut state = lock(&self.shared.state);
-            state.check()?;
-            state.vote = Some(vote);
-            state.push(Record::Vote(vote), Some(Waiter::Record(sender)));
-            self.shared.settle_in_memory(&mut state)
-        };
-        settled.into_iter().for_each(|waiter| waiter.tell(Ok(())));
-        self.shared.wake();
-        receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
+        self.write_through(Record::Vote(vote), |state| state.vote = Some(vote)).await
     }
 
     async fn save_committed(&mut self, committed: Option<raft::LogId>) -> io::Result<()> {

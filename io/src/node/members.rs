@@ -323,21 +323,29 @@ impl<P: Platform> Node<P> {
         let others = members.nodes().filter(|(id, _)| **id != self.node_id());
         let others = others.map(|(id, member)| Target { node: Some(*id), addrs: member.peer_addrs.clone() });
         // One that was removed finds out by its pings.
-        let _ = self.tell_leader(action, others).await;
+        let _ = self.tell_leader(self.member_request(action.clone()), others).await;
     }
 
     /// The same, for a node that was admitted and knows no member yet.
     pub(super) async fn look_for_leader_among(&self, others: impl Iterator<Item = Target>) -> Result<(), CallError> {
         let config = &self.inner.config;
-        let (peer_addrs, api_addrs) = (config.peer_addrs.clone(), config.api_addrs.clone());
-        self.tell_leader(&MemberAction::Moved { id: self.node_id(), peer_addrs, api_addrs }, others).await
+        let (id, peer_addrs, api_addrs) = (self.node_id(), config.peer_addrs.clone(), config.api_addrs.clone());
+        let request = match peer_addrs.is_empty() {
+            // Nobody is told where it is.
+            true => Request::Founding(self.own_card()),
+            false => self.member_request(MemberAction::Moved { id, peer_addrs, api_addrs }),
+        };
+        self.tell_leader(request, others).await
+    }
+
+    fn member_request(&self, action: MemberAction) -> Request {
+        let deadline_ms = u64::try_from(self.inner.config.request_timeout.as_millis()).unwrap_or(u64::MAX);
+        Request::Member(MemberRequest { deadline_ms, action })
     }
 
     /// Asks these, and whom they take for the leader, until one has done it; an error if this node was removed.
-    async fn tell_leader(&self, action: &MemberAction, others: impl Iterator<Item = Target>) -> Result<(), CallError> {
+    async fn tell_leader(&self, request: Request, others: impl Iterator<Item = Target>) -> Result<(), CallError> {
         let timeout = self.inner.config.request_timeout;
-        let deadline_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Member(MemberRequest { deadline_ms, action: action.clone() });
         for target in others {
             let mut answer = self.inner.peers.call(&target, &request, timeout).await;
             if let Ok(Response::NotLeader(Some(LeaderHint { id, member }))) = &answer

@@ -31,7 +31,7 @@ const COMMIT_WAITS: Duration = Duration::from_millis(1);
 /// taken between this decision and openraft's.
 ///
 /// openraft sends a request without entries whenever something was committed and nothing is there to be sent: with few
-/// clients half of all messages. Such a request waits for [`COMMIT_WAITS`], and is dropped when one with entries comes, which
+/// clients half of all messages. Such a request waits for a millisecond, and is dropped when one with entries comes, which
 /// says the same. It does not wait if an answer may be outstanding that something is committed by.
 pub struct AppendStream<R: AsyncRuntime, S> {
     lane: Option<Lane>,
