@@ -39,7 +39,8 @@ fn run(test: impl Future<Output = ()> + Send + 'static) {
 struct TestService {
     refuse: Mutex<Option<Refusal>>,
     hellos: Mutex<Vec<Hello>>,
-    gone: Mutex<Vec<NodeId>>,
+    /// Peers whose last connection has closed.
+    gone: watch::Sender<u64>,
     /// Append requests or chunks taken, of all streams.
     taken: watch::Sender<u64>,
     /// Streams that have ended.
@@ -53,7 +54,7 @@ impl TestService {
         Arc::new(Self {
             refuse: Mutex::new(None),
             hellos: Mutex::default(),
-            gone: Mutex::default(),
+            gone: watch::Sender::new(0),
             taken: watch::Sender::new(0),
             ended: watch::Sender::new(0),
             allowed: watch::Sender::new(u64::MAX),
@@ -85,8 +86,8 @@ impl PeerService for TestService {
         futures_util::stream::iter((0..at_least.index).map(chunk).chain([last])).boxed()
     }
 
-    fn gone(&self, peer: NodeId) {
-        self.gone.lock().unwrap().push(peer);
+    fn gone(&self, _: NodeId) {
+        self.gone.send_modify(|n| *n += 1);
     }
 
     fn admit(&self, hello: &Hello) -> Result<(), Refusal> {

@@ -135,6 +135,9 @@ fn dropping_a_stream_ends_it_on_the_peer() {
         reaches(&pair.service.ended, 1).await;
         pair.echo("the connection stays").await.unwrap();
         assert_eq!(pair.service.hellos.lock().unwrap().len(), 1);
+        assert_eq!(*pair.service.gone.borrow(), 0);
+        pair.peers.shutdown();
+        reaches(&pair.service.gone, 1).await;
     });
 }
 
