@@ -111,8 +111,8 @@ fn run_into<S: Subject>(subject: &S, plan: &Plan, trace: &Trace) -> ReportOf<S> 
         // What was seen before it is why.
         let violation = witness.violation().or_else(|| Some(Violation::new(NO_PANIC, text, vec![])));
         let stats = Stats::default();
-        let (plan, history, tail) = (plan.clone(), Vec::new(), trace.tail());
-        Report { seed, plan, file: None, hash: 0, events: 0, violation, history, stats, tail }
+        let (hash, events, tail) = (trace.hash(), trace.events(), trace.tail());
+        Report { seed, plan: plan.clone(), file: None, hash, events, violation, history: Vec::new(), stats, tail }
     })
 }
 

@@ -99,8 +99,11 @@ impl Trace {
         self.recording
     }
 
-    /// Takes an event in.
+    /// Takes an event in. What destructors do in the wake of a panic is not part of the run.
     pub fn event(&self, event: Event<'_>) {
+        if std::thread::panicking() {
+            return;
+        }
         let mut inner = self.lock();
         let mut hash = fold(inner.hash ^ event.at, u64::from(event.node));
         hash = fold_bytes(hash, event.kind.as_bytes());

@@ -13,7 +13,7 @@ use sim::check::log_order::FOLLOWS;
 use sim::check::raft::STATE_MACHINE_EQUALITY;
 use sim::harness::{Ask, Trial, check, find};
 use sim::plan::Plan;
-use sim::run::run_subject;
+use sim::run::{NO_PANIC, run_subject};
 
 const ACCOUNTS: u64 = 5;
 const TOTAL: u64 = 100 * ACCOUNTS;
@@ -32,6 +32,8 @@ enum Bug {
     Counter,
     /// Charges the first account that a `HashMap` happens to name.
     HashOrder,
+    /// Does not expect one of its commands.
+    Panic,
 }
 
 /// Commands are `from to amount`, responses `ok` or `no`; a balance is under its account's number.
@@ -63,6 +65,7 @@ impl StateMachine for Bank {
         if from == to || (balance(state, from) < amount && self.0 != Bug::Overdraft) {
             return Bytes::from_static(b"no");
         }
+        assert!(amount < 80 || self.0 != Bug::Panic, "so much");
         let (left, right) = (balance(state, from), balance(state, to));
         set(state, from, left.saturating_sub(amount));
         if self.0 != Bug::LostUpdate || !right.is_multiple_of(7) {
@@ -177,6 +180,17 @@ fn a_bank_that_is_not_deterministic_is_found_and_replays() {
         let (one, other) = (run(), run());
         assert_eq!((one.hash, &one.violation), (other.hash, &other.violation), "{bug:?}");
     }
+}
+
+/// A panic ends a run at once; what was before it is the same in each.
+#[test]
+fn a_bank_that_panics_is_found_and_replays() {
+    let (property, seed) = found(Bug::Panic, 20);
+    assert_eq!(property, NO_PANIC);
+    let run = || run_subject(&sim::harness::Tried::new(Clerks(Bug::Panic)), &Plan::draw(seed), 0);
+    let (one, other) = (run(), run());
+    assert!(one.events > 100, "{} events", one.events);
+    assert_eq!((one.hash, one.events, &one.violation), (other.hash, other.events, &other.violation));
 }
 
 /// A static outlives the run, so that each replay counts on from somewhere else; but replicas differ in each.

@@ -9,6 +9,10 @@ use super::format::{
 use super::record::{self, Base, Record};
 use crate::types::LogId;
 
+/// How much of a segment is filled with zeros at a time, ahead of what is written next. A sync of reserved space that has
+/// never been written has to record that it is now; most file systems make that cost a third of the sync.
+const ZEROED_PART: u64 = 64;
+
 /// Sizes, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct LogOptions {
@@ -44,7 +48,7 @@ pub enum WriteStep {
         segment: u64,
         /// In bytes.
         offset: u64,
-        /// One whole batch, padded.
+        /// One whole batch, padded, and zeros for batches to come if that space has not been written before.
         bytes: Vec<u8>,
     },
     /// Sync the segment's file.
@@ -129,7 +133,10 @@ pub struct LogWriter {
     segments: BTreeMap<u64, Option<u64>>,
     segment: u64,
     segment_len: u64,
+    /// Where in the segment the next batch goes.
     offset: u64,
+    /// Up to where the segment has been written, with batches and zeros.
+    zeroed: u64,
     sequence: u64,
     prev_crc: u32,
     sealed: bool,
@@ -166,6 +173,7 @@ impl LogWriter {
             segment: last_segment,
             segment_len: 0,
             offset: previous_end,
+            zeroed: 0,
             sequence: resume.sequence,
             prev_crc: resume.prev_crc,
             sealed: true,
@@ -288,6 +296,7 @@ impl LogWriter {
         self.segments.insert(self.segment, None);
         self.base.first_segment = self.first_needed();
         self.offset = BLOCK_BYTES;
+        self.zeroed = 0;
         self.segment_len = self.options.segment_bytes.min(SEGMENT_BYTES_MAX).max(4 * BLOCK_BYTES + len);
         if previous_segment > 0 {
             steps.push(WriteStep::Trim { segment: previous_segment, len: self.base.previous_end });
@@ -314,9 +323,14 @@ impl LogWriter {
     fn batch(&mut self, kind: BatchKind, buf: Vec<u8>, steps: &mut Vec<WriteStep>) {
         self.sequence += 1;
         let (segment, offset) = (self.segment, self.offset);
-        let (bytes, crc) = encode_batch(self.log.uuid, kind, segment, offset, self.sequence, self.prev_crc, buf);
+        let (mut bytes, crc) = encode_batch(self.log.uuid, kind, segment, offset, self.sequence, self.prev_crc, buf);
         self.prev_crc = crc;
         self.offset += bytes.len() as u64;
+        if self.offset > self.zeroed {
+            let ahead = (self.segment_len / ZEROED_PART).next_multiple_of(BLOCK_BYTES);
+            self.zeroed = (self.offset + ahead).min(self.segment_len);
+            bytes.resize((self.zeroed - offset) as usize, 0);
+        }
         steps.push(WriteStep::Write { segment, offset, bytes });
         steps.push(WriteStep::Sync { segment });
     }

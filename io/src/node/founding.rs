@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use openraft::Instant;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::alias::InstantOf;
 use openraft_rt::AsyncRuntime;
 use prost::Message;
@@ -22,8 +23,12 @@ use crate::reserve::{Reserve, replace_spending};
 use crate::transport::{PeerIdentity, Target};
 use crate::types::{Types, nodes_to};
 
-/// Between two rounds of looking at all peers.
-const ASK_EVERY: Duration = Duration::from_millis(100);
+/// Between two rounds of looking at all peers: the least as long as all are there, since then it is soon over; twice as long
+/// each time as long as some are not.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// So often the first founder looks whether the others can vote, before it leaves the election to chance.
+const LOOKS: u32 = 20;
 /// For one peer's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
@@ -74,7 +79,7 @@ impl<P: Platform> Node<P> {
     /// Until the cluster is founded, or cannot be, or the node stops.
     pub(super) async fn found(&self, mut founding: Founding) {
         let begun = InstantOf::<Types<P::Runtime>>::now();
-        let mut waiting_for = Vec::new();
+        let (mut waiting_for, mut pause) = (Vec::new(), PAUSE_MIN);
         while !self.is_stopping() {
             founding.handle_time(InstantOf::<Types<P::Runtime>>::now().saturating_duration_since(begun));
             self.show(founding.card().clone());
@@ -82,10 +87,11 @@ impl<P: Platform> Node<P> {
                 Decision::Ask { missing } => {
                     if missing != waiting_for {
                         tracing::info!(peers = ?missing, "waiting for peers to found the cluster");
-                        waiting_for = missing;
+                        (waiting_for, pause) = (missing, PAUSE_MIN);
                     }
                     let result = self.ask(&mut founding).await;
-                    P::Runtime::sleep(ASK_EVERY).await;
+                    P::Runtime::sleep(pause).await;
+                    pause = if waiting_for.is_empty() { PAUSE_MIN } else { PAUSE_MAX.min(pause * 2) };
                     result
                 }
                 Decision::Keep(promise) => {
@@ -94,7 +100,10 @@ impl<P: Platform> Node<P> {
                     durable
                 }
                 Decision::Found(record) => match self.keep(FILE_NAME, record.to_file()).await {
-                    Ok(()) => return self.enter(&record).await,
+                    Ok(()) => {
+                        self.enter(&record).await;
+                        return self.ask_for_first_votes(&record).await;
+                    }
                     failed => failed,
                 },
                 Decision::Join { peer, cluster } => {
@@ -125,6 +134,37 @@ impl<P: Platform> Node<P> {
             card.record = Some(record.clone());
         }
         tracing::info!(%cluster, node = %self.node_id(), "this node belongs to a cluster");
+    }
+
+    /// Of all founders, which have the same log, the first by id campaigns as soon as the others can vote. Without it they
+    /// would all wait for an election timeout, and some of them campaign together.
+    async fn ask_for_first_votes(&self, record: &FoundingRecord) {
+        let founders = record.membership().members;
+        if founders.keys().next() != Some(&self.node_id()) {
+            return;
+        }
+        let request = &Request::Founding(self.own_card());
+        for _ in 0..LOOKS {
+            let others = founders.iter().filter(|(id, _)| **id != self.node_id());
+            let can_vote = join_all(others.map(|(id, founder)| async move {
+                let target = Target { node: Some(*id), addrs: founder.peer_addrs.clone() };
+                let Ok(Response::Founding(card)) = self.inner.peers.call(&target, request, ANSWER_WITHIN).await else {
+                    return false;
+                };
+                Card::decode(card).is_ok_and(|card| card.cluster == record.cluster_id().0)
+            }));
+            let all_can = can_vote.await.into_iter().all(|can| can);
+            if self.inner.raft.server_metrics().borrow_watched().current_leader.is_some() || self.is_stopping() {
+                return;
+            }
+            if all_can {
+                if let Err(error) = self.inner.raft.trigger().elect(true).await {
+                    tracing::debug!(%error, "no election");
+                }
+                return;
+            }
+            P::Runtime::sleep(PAUSE_MIN).await;
+        }
     }
 
     fn show(&self, card: Card) {
