@@ -56,9 +56,9 @@ fn main() -> Result<(), Error> {
 }
 
 async fn log(dir: &Path) -> Result<LogStore<TokioPlatform>, Error> {
-    let jobs = Jobs::start(&RealDisk, "log reads");
-    let reserve = Reserve::open(&RealDisk, dir, 1 << 20, 1 << 20)?;
-    let place = LogDir { disk: &RealDisk, jobs: &jobs, path: dir, reserve: &reserve };
+    let jobs = Jobs::start(&RealDisk::default(), "log reads");
+    let reserve = Reserve::open(&RealDisk::default(), dir, 1 << 20, 1 << 20)?;
+    let place = LogDir { disk: &RealDisk::default(), jobs: &jobs, path: dir, reserve: &reserve };
     let (durable, _) = C::watch_channel(None);
     let fresh = LogIdentity { uuid: 1, node_id: NodeId(1) };
     Ok(open(place, LogConfig::default(), fresh, None, durable).await?.store)

@@ -132,21 +132,21 @@ impl Disk for SmallDisk {
     type Lock = <RealDisk as Disk>::Lock;
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SmallFile> {
-        Ok(SmallFile { file: RealDisk.open(path, mode)?, path: path.to_owned(), disk: self.clone() })
+        Ok(SmallFile { file: RealDisk::default().open(path, mode)?, path: path.to_owned(), disk: self.clone() })
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(dir)
+        RealDisk::default().list(dir)
     }
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        RealDisk.create_dir_all(dir)
+        RealDisk::default().create_dir_all(dir)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)?;
+        RealDisk::default().remove(path)?;
         lock(&self.0).files.remove(path);
         Ok(())
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)?;
+        RealDisk::default().rename(from, to)?;
         let mut space = lock(&self.0);
         if let Some(len) = space.files.remove(from) {
             space.files.insert(to.to_owned(), len);
@@ -157,10 +157,10 @@ impl Disk for SmallDisk {
         Ok(())
     }
     fn lock(&self, dir: &Path) -> io::Result<Self::Lock> {
-        RealDisk.lock(dir)
+        RealDisk::default().lock(dir)
     }
     fn start<W: Worker>(&self, name: &str, worker: W) -> Self::Wake {
-        RealDisk.start(name, worker)
+        RealDisk::default().start(name, worker)
     }
 }
 

@@ -53,7 +53,7 @@ fn workers() -> usize {
 }
 
 fn inspect(dir: &Path, records: bool) -> ExitCode {
-    match quorate_io::inspect(&RealDisk, dir, records) {
+    match quorate_io::inspect(&RealDisk::default(), dir, records) {
         Ok(found) => {
             print!("{}", found.text);
             match found.damage {

@@ -103,7 +103,7 @@ pub async fn serve(config: &ServerConfig) -> Result<(), ServeError> {
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
     let (api_bound, front_bound) = bound.split_at(config.api_listen().len());
-    let starting = Node::start(TokioPlatform::default(), config.node_config(api_bound), Kv);
+    let starting = Node::start(TokioPlatform::handing_over(), config.node_config(api_bound), Kv);
     let node = tokio::select! {
         biased;
         node = starting => node.map_err(|error| ServeError::Start { error, settings })?,

@@ -59,10 +59,10 @@ fn config() -> LogConfig {
 
 async fn open_in(dir: &TempDir, applied: Option<LogId>) -> Result<Opened<TokioPlatform>, OpenError> {
     let (durable, _) = C::watch_channel(None);
-    let jobs = Jobs::start(&RealDisk, "log reads");
-    let reserve = Reserve::open(&RealDisk, &dir.0, 1 << 20, 1 << 16).unwrap();
+    let jobs = Jobs::start(&RealDisk::default(), "log reads");
+    let reserve = Reserve::open(&RealDisk::default(), &dir.0, 1 << 20, 1 << 16).unwrap();
     let fresh = LogIdentity { uuid: 77, node_id: NodeId(1) };
-    let place = LogDir { disk: &RealDisk, jobs: &jobs, path: &dir.0, reserve: &reserve };
+    let place = LogDir { disk: &RealDisk::default(), jobs: &jobs, path: &dir.0, reserve: &reserve };
     open(place, config(), fresh, applied, durable).await
 }
 

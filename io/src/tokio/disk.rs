@@ -12,11 +12,25 @@ use tokio::task::block_in_place;
 
 /// The operating system's files.
 #[derive(Clone, Debug, Default)]
-pub struct RealDisk;
+pub struct RealDisk {
+    hands_over: bool,
+}
+
+impl RealDisk {
+    /// A task that has to wait for the disk to read lets another thread run the tasks of its own: one cold page must not
+    /// keep a node from its heartbeats, nor a disk that hangs from handing leadership over. Only where no task of a
+    /// `LocalSet` reads a node's state: `tokio::task::block_in_place`, which does it, panics there.
+    pub fn handing_over() -> Self {
+        Self { hands_over: true }
+    }
+}
 
 /// An open file.
 #[derive(Debug)]
-pub struct RealFile(fs::File);
+pub struct RealFile {
+    file: fs::File,
+    hands_over: bool,
+}
 
 /// Unparks a worker's thread.
 #[derive(Clone, Debug)]
@@ -29,17 +43,17 @@ impl Wake for Unpark {
 }
 
 impl RealFile {
-    /// Reads what the page cache has, or waits for the disk. A task that waits lets another thread run the others: one
-    /// cold page must not keep a node from its heartbeats, nor a disk that hangs from handing leadership over.
+    /// Reads what the page cache has, or waits for the disk.
     fn read_some(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         use rustix::io::{Errno, ReadWriteFlags, preadv2};
-        let is_task = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        if !is_task {
-            return self.0.read_at(buf, offset);
+        let is_task =
+            || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if !self.hands_over || !is_task() {
+            return self.file.read_at(buf, offset);
         }
-        match preadv2(&self.0, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
+        match preadv2(&self.file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT) {
             // Not there, or the file system cannot tell.
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => block_in_place(|| self.0.read_at(buf, offset)),
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => block_in_place(|| self.file.read_at(buf, offset)),
             read => Ok(read?),
         }
     }
@@ -60,20 +74,20 @@ impl File for RealFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+        self.file.write_all_at(data, offset)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
-        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+        match fallocate(&self.file, FallocateFlags::empty(), 0, len) {
             Ok(()) => Ok(()),
             // The file system cannot reserve; real zeros do.
             Err(e) if e == rustix::io::Errno::OPNOTSUPP => {
@@ -91,7 +105,7 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 }
 
@@ -115,7 +129,8 @@ impl Disk for RealDisk {
                 options.write(true).create(true);
             }
         }
-        options.open(path).map(RealFile)
+        let file = options.open(path)?;
+        Ok(RealFile { file, hands_over: self.hands_over })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

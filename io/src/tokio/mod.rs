@@ -22,6 +22,13 @@ pub struct TokioPlatform {
     net: TcpNet,
 }
 
+impl TokioPlatform {
+    /// With [`RealDisk::handing_over`]: for a multi-threaded runtime without a `LocalSet`.
+    pub fn handing_over() -> Self {
+        Self { disk: RealDisk::handing_over(), ..Self::default() }
+    }
+}
+
 impl Platform for TokioPlatform {
     type Runtime = TokioRuntime;
     type Disk = RealDisk;

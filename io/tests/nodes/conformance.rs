@@ -12,7 +12,7 @@ use quorate_io::tokio::{RealDisk, TcpNet, TokioRuntime};
 #[test]
 fn real_files_do_their_duties() {
     let dir = std::env::temp_dir().join(format!("quorate-disk-{}", std::process::id()));
-    TokioRuntime::run(disk::suite(RealDisk, dir.clone()));
+    TokioRuntime::run(disk::suite(RealDisk::default(), dir.clone()));
     std::fs::remove_dir_all(dir).expect("it is ours");
 }
 

@@ -42,7 +42,7 @@ impl TempDir {
     }
 
     pub fn names(&self) -> Vec<String> {
-        RealDisk.list(&self.0).unwrap()
+        RealDisk::default().list(&self.0).unwrap()
     }
 }
 
@@ -124,31 +124,31 @@ impl Disk for CutDisk {
         if matches!(mode, OpenMode::Create | OpenMode::CreateNew) {
             self.change()?;
         }
-        Ok(CutFile(RealDisk.open(path, mode)?, self.clone()))
+        Ok(CutFile(RealDisk::default().open(path, mode)?, self.clone()))
     }
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        RealDisk.list(dir)
+        RealDisk::default().list(dir)
     }
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         self.change()?;
-        RealDisk.create_dir_all(dir)
+        RealDisk::default().create_dir_all(dir)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.change()?;
-        RealDisk.remove(path)
+        RealDisk::default().remove(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change()?;
-        RealDisk.rename(from, to)
+        RealDisk::default().rename(from, to)
     }
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         self.change()
     }
     fn lock(&self, dir: &Path) -> io::Result<Self::Lock> {
-        RealDisk.lock(dir)
+        RealDisk::default().lock(dir)
     }
     fn start<W: Worker>(&self, name: &str, worker: W) -> Self::Wake {
-        RealDisk.start(name, worker)
+        RealDisk::default().start(name, worker)
     }
 }
 
