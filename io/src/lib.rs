@@ -110,6 +110,7 @@ pub mod store;
 pub mod tokio;
 pub mod transport;
 pub mod types;
+pub mod watch;
 
 pub use error::{Consistency, ReadError, Reason, WriteError, Written};
 pub use inspect::{Inspection, inspect};

@@ -55,7 +55,7 @@
 //! |---|---|
 //! | scheduling, time | madsim's executor and clock, one fresh OS thread for each run |
 //! | the machines' own clocks | integers over that clock: offset, drift and steps are the plan's |
-//! | wake-up order in channels | FIFO channels of our own ([`platform`]); tokio's watch spreads waiters by a counter that is global to the process |
+//! | wake-up order in channels | FIFO channels of our own ([`platform`], and [`quorate_io::watch`], which is production's, too); tokio's watch spreads waiters by a counter that is global to the process |
 //! | randomness of the code under test | [`platform::SimRng`] over madsim's seeded generator |
 //! | randomness of disks and links | one [`SplitMix`] stream for each disk and each link, derived from the seed and a label |
 //! | iteration order | `BTreeMap` only |

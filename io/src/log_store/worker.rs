@@ -178,13 +178,14 @@ impl<P: Platform> Worker for LogWorker<P> {
             return;
         }
         self.writer.on_done();
+        let mut deleted = Vec::new();
         {
             let mut state = lock(&shared.state);
             // In this order: one flush can create a segment and delete it again.
             state.files.extend(created);
             for step in &flush.steps {
                 if let WriteStep::Delete { segment } = step {
-                    state.files.remove(segment);
+                    deleted.extend(state.files.remove(segment));
                 }
             }
             let first = state.first_index();
@@ -201,6 +202,11 @@ impl<P: Platform> Worker for LogWorker<P> {
             }
             state.evict(shared.config.cache_bytes);
             shared.publish(&state);
+        }
+        if let Some(jobs) = shared.jobs.as_ref().filter(|_| !deleted.is_empty()) {
+            // A disk takes some 20 ms to free a segment, when its file is closed: no flush waits for that, and no task for
+            // the lock.
+            jobs.post(move |_| drop(deleted));
         }
         lock(&shared.unsealed).send_if_different(if flush.sealed { 0 } else { flush.through });
         while self.waiting.front().is_some_and(|(ticket, _)| *ticket <= flush.through) {

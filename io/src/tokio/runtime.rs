@@ -1,4 +1,5 @@
-//! openraft's tokio runtime, with two changes: see [`TokioRuntime::sleep`] and [`TokioRuntime::mpsc_recv_deadline`].
+//! openraft's tokio runtime, with three changes: [`TokioRuntime::sleep`], [`TokioRuntime::mpsc_recv_deadline`], and
+//! channels of the latest value ([`OrderedWatch`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,6 +10,8 @@ use futures_util::future::Either;
 use openraft_rt::mpsc::{Mpsc, MpscReceiver, TryRecvError};
 use openraft_rt::{AsyncRuntime, Instant, OptionalSend};
 use openraft_rt_tokio::TokioRuntime as Inner;
+
+use crate::watch::OrderedWatch;
 
 /// Sleeps shorter than this only let other tasks run: tokio's timer would round them up to a millisecond, and openraft
 /// sleeps one microsecond between completions of log flushes.
@@ -43,7 +46,9 @@ impl AsyncRuntime for TokioRuntime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = <Inner as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = <Inner as AsyncRuntime>::ThreadLocalRng;
     type Mpsc = <Inner as AsyncRuntime>::Mpsc;
-    type Watch = <Inner as AsyncRuntime>::Watch;
+    /// tokio's takes eight locks and counts in each to find that nobody waits, which is how it mostly is: openraft tells of
+    /// every step of consensus on several of them.
+    type Watch = OrderedWatch;
     type Oneshot = <Inner as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <Inner as AsyncRuntime>::Mutex<T>;
 

@@ -44,6 +44,7 @@ pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, setup: &mut Set
     bursts_ms.sort_unstable();
     let mut scene = Scene { rng, nodes, setup, faults: Vec::new() };
     match scene.rng.below(8) {
+        0 | 1 if !is_usual => scene.asks_again(time),
         _ if !is_usual => scene.slow_log(time),
         0 | 1 => scene.left_behind(time),
         2 => scene.rots_while_away(time),
@@ -221,6 +222,26 @@ impl Scene<'_> {
         }
         if self.rng.chance(500) {
             self.crash_while_installing(victim, time.start);
+        }
+    }
+
+    /// A node that keeps nothing starts again and again while nobody can admit it: what it asked for as who it was is still on
+    /// its way when it asks as who it is.
+    fn asks_again(&mut self, time: Range<u64>) {
+        self.setup.memory = true;
+        let node = self.node();
+        match self.rng.below(3) {
+            0 => self.add(time.clone(), FaultKind::IsolateLeader),
+            1 => self.add(time.clone(), FaultKind::Pause(Victim::Leader)),
+            _ => {
+                let latency_ms = self.rng.between(50, 400);
+                self.add(time.clone(), FaultKind::Latency(latency_ms));
+            }
+        }
+        for _ in 0..self.rng.between(2, 6) {
+            let at = self.within(&time);
+            let down = at..at + self.rng.skewed(5, 300);
+            self.add(down, FaultKind::Kill(Victim::Node(node)));
         }
     }
 

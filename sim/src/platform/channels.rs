@@ -1,4 +1,5 @@
-//! Channels whose wake-ups are in order of arrival, and nothing else.
+//! Channels whose wake-ups are in order of arrival, and nothing else. Those that hold the latest value only are
+//! production's: [`quorate_io::watch`].
 //!
 //! No user code (a value's destructor, a waker) runs while one of their locks is held: destructors of killed tasks
 //! come back into channels.
@@ -7,14 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::mem;
 use std::ops::{Deref, DerefMut};
-use std::sync::{self, Arc, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{self, Arc, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
-use openraft_rt::{
-    Mpsc, MpscReceiver, MpscSender, MpscWeakSender, OptionalSend, OptionalSync, SendError, TryRecvError,
-};
-use openraft_rt::{Mutex, Oneshot, OneshotSender, RecvError, Watch, WatchReceiver, WatchSender, watch};
+use openraft_rt::{Mpsc, MpscReceiver, MpscSender, MpscWeakSender, OptionalSend, SendError, TryRecvError};
+use openraft_rt::{Mutex, Oneshot, OneshotSender};
 
 fn lock<T>(mutex: &sync::Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -252,216 +251,6 @@ impl<T> Drop for SimMpscReceiver<T> {
             sender.wake();
         }
         drop((buffer, receiver));
-    }
-}
-
-// Watch
-
-/// Channels that hold the latest value only.
-#[derive(Debug)]
-pub struct SimWatch;
-
-#[derive(Debug)]
-struct Watched<T> {
-    value: RwLock<T>,
-    state: sync::Mutex<WatchState>,
-}
-
-#[derive(Debug)]
-struct WatchState {
-    version: u64,
-    senders: usize,
-    receivers: usize,
-    next_ticket: u64,
-    /// By ticket, which is the order of arrival. Few at a time, and they come and go with every change.
-    waiting: Vec<(u64, Waker)>,
-}
-
-impl WatchState {
-    /// The waker that this one takes the place of.
-    #[must_use]
-    fn wait(&mut self, ticket: u64, waker: Waker) -> Option<Waker> {
-        match self.waiting.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
-            Ok(at) => Some(mem::replace(&mut self.waiting[at].1, waker)),
-            Err(at) => {
-                self.waiting.insert(at, (ticket, waker));
-                None
-            }
-        }
-    }
-
-    /// A waiter gives up.
-    #[must_use]
-    fn leave(&mut self, ticket: u64) -> Option<Waker> {
-        let at = self.waiting.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
-        Some(self.waiting.remove(at).1)
-    }
-}
-
-/// See [`SimWatch`].
-#[derive(Debug)]
-pub struct SimWatchSender<T>(Arc<Watched<T>>);
-
-/// See [`SimWatch`].
-#[derive(Debug)]
-pub struct SimWatchReceiver<T> {
-    watched: Arc<Watched<T>>,
-    seen: u64,
-}
-
-impl<T> Watched<T> {
-    /// Changes the value; `modify` says whether it did.
-    fn update(&self, modify: impl FnOnce(&mut T) -> bool) -> bool {
-        // One thread: a lock that is taken is taken by this very call stack, and waiting for it would be for ever.
-        let mut value = self.value.try_write().expect("no borrow of a watched value is held while it is sent to");
-        if !modify(&mut value) {
-            return false;
-        }
-        drop(value);
-        let mut waiting = {
-            let mut state = lock(&self.state);
-            state.version += 1;
-            mem::take(&mut state.waiting)
-        };
-        for (_, waker) in waiting.drain(..) {
-            waker.wake();
-        }
-        let mut state = lock(&self.state);
-        if state.waiting.is_empty() {
-            // Its memory, for those who wait next.
-            state.waiting = waiting;
-        }
-        true
-    }
-
-    fn borrow(&self) -> RwLockReadGuard<'_, T> {
-        self.value.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Watch for SimWatch {
-    type Sender<T: OptionalSend + OptionalSync> = SimWatchSender<T>;
-    type Receiver<T: OptionalSend + OptionalSync> = SimWatchReceiver<T>;
-    type Ref<'a, T: OptionalSend + 'a> = RwLockReadGuard<'a, T>;
-
-    fn channel<T: OptionalSend + OptionalSync>(init: T) -> (SimWatchSender<T>, SimWatchReceiver<T>) {
-        let state = WatchState { version: 0, senders: 1, receivers: 1, next_ticket: 0, waiting: Vec::new() };
-        let watched = Arc::new(Watched { value: RwLock::new(init), state: sync::Mutex::new(state) });
-        (SimWatchSender(watched.clone()), SimWatchReceiver { watched, seen: 0 })
-    }
-}
-
-impl<T: OptionalSend + OptionalSync> WatchSender<SimWatch, T> for SimWatchSender<T> {
-    fn send(&self, value: T) -> Result<(), watch::SendError<T>> {
-        if lock(&self.0.state).receivers == 0 {
-            return Err(watch::SendError(value));
-        }
-        let mut value = value;
-        self.0.update(|current| {
-            mem::swap(current, &mut value);
-            true
-        });
-        Ok(())
-    }
-
-    fn send_if_modified<F>(&self, modify: F) -> bool
-    where
-        F: FnOnce(&mut T) -> bool,
-    {
-        self.0.update(modify)
-    }
-
-    fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
-        self.0.borrow()
-    }
-
-    fn subscribe(&self) -> SimWatchReceiver<T> {
-        let mut state = lock(&self.0.state);
-        state.receivers += 1;
-        SimWatchReceiver { watched: self.0.clone(), seen: state.version }
-    }
-}
-
-impl<T> Clone for SimWatchSender<T> {
-    fn clone(&self) -> Self {
-        lock(&self.0.state).senders += 1;
-        Self(self.0.clone())
-    }
-}
-
-impl<T> Drop for SimWatchSender<T> {
-    fn drop(&mut self) {
-        let waiting = {
-            let mut state = lock(&self.0.state);
-            state.senders -= 1;
-            if state.senders == 0 { mem::take(&mut state.waiting) } else { Vec::new() }
-        };
-        for (_, waker) in waiting {
-            waker.wake();
-        }
-    }
-}
-
-/// A waiting receiver's place in the queue, given up when the future is dropped.
-struct ChangeTicket<'a> {
-    state: &'a sync::Mutex<WatchState>,
-    ticket: Option<u64>,
-}
-
-impl Drop for ChangeTicket<'_> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            let waker = lock(self.state).leave(ticket);
-            drop(waker);
-        }
-    }
-}
-
-impl<T: OptionalSend + OptionalSync> WatchReceiver<SimWatch, T> for SimWatchReceiver<T> {
-    async fn changed(&mut self) -> Result<(), RecvError> {
-        let seen = &mut self.seen;
-        let mut place = ChangeTicket { state: &self.watched.state, ticket: None };
-        poll_fn(|cx| {
-            let mut state = lock(place.state);
-            if state.version != *seen {
-                *seen = state.version;
-                return Poll::Ready(Ok(()));
-            }
-            if state.senders == 0 {
-                return Poll::Ready(Err(RecvError(())));
-            }
-            let ticket = *place.ticket.get_or_insert_with(|| {
-                state.next_ticket += 1;
-                state.next_ticket
-            });
-            let old = state.wait(ticket, cx.waker().clone());
-            drop(state);
-            drop(old);
-            Poll::Pending
-        })
-        .await
-    }
-
-    fn borrow_watched(&self) -> RwLockReadGuard<'_, T> {
-        self.watched.borrow()
-    }
-
-    fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
-        self.seen = lock(&self.watched.state).version;
-        self.watched.borrow()
-    }
-}
-
-impl<T> Clone for SimWatchReceiver<T> {
-    fn clone(&self) -> Self {
-        lock(&self.watched.state).receivers += 1;
-        Self { watched: self.watched.clone(), seen: self.seen }
-    }
-}
-
-impl<T> Drop for SimWatchReceiver<T> {
-    fn drop(&mut self) {
-        lock(&self.watched.state).receivers -= 1;
     }
 }
 

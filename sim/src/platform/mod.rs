@@ -17,7 +17,7 @@ use madsim::task::JoinHandle;
 use crate::{Event, Trace};
 
 pub use channels::{SimMpsc, SimMpscReceiver, SimMpscSender, SimMpscWeakSender, SimMutex, SimMutexGuard};
-pub use channels::{SimOneshot, SimOneshotSender, SimWatch, SimWatchReceiver, SimWatchSender};
+pub use channels::{SimOneshot, SimOneshotSender};
 pub use clock::{DRIFT_PPM_MAX, SimInstant, Sleep, global_now};
 pub use disk::{Act, CRASH_POINTS, CrashPoint, DiskCounters, DiskProfile, Drive, Failure, FileClass, Garble, Harm};
 pub use disk::{SimDisk, SimFile, SimLock, SimWake, Trap, TrapKind};

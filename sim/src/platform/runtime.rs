@@ -11,8 +11,9 @@ use std::time::Duration;
 use madsim::rand::RngCore;
 use madsim::runtime::Runtime;
 use openraft_rt::{AsyncRuntime, OptionalSend};
+use quorate_io::watch::OrderedWatch;
 
-use super::channels::{SimMpsc, SimMutex, SimOneshot, SimWatch};
+use super::channels::{SimMpsc, SimMutex, SimOneshot};
 use super::clock::{SimInstant, Sleep, forget_clocks, keep_clock};
 
 /// Tasks, time, channels and randomness of a simulated run. Its associated functions act on the run that the current
@@ -113,7 +114,7 @@ impl AsyncRuntime for SimRuntime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = Timeout<T>;
     type ThreadLocalRng = SimRng;
     type Mpsc = SimMpsc;
-    type Watch = SimWatch;
+    type Watch = OrderedWatch;
     type Oneshot = SimOneshot;
     type Mutex<T: OptionalSend + 'static> = SimMutex<T>;
 

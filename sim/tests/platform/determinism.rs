@@ -10,9 +10,10 @@ use openraft_rt::{AsyncRuntime, Watch, WatchReceiver, WatchSender};
 use quorate_core::disk::{Disk, File, OpenMode, Step, Wake, Worker};
 use quorate_io::Platform;
 use quorate_io::net::{Listener, Net, ReadHalf, WriteHalf};
+use quorate_io::watch::OrderedWatch;
 use rand::RngExt;
 use sim::SplitMix;
-use sim::platform::{Machine, SimDisk, SimPlatform, SimRuntime, SimWatch, World, WorldConfig, run};
+use sim::platform::{Machine, SimDisk, SimPlatform, SimRuntime, World, WorldConfig, run};
 
 const MACHINES: u32 = 3;
 
@@ -20,7 +21,7 @@ const MACHINES: u32 = 3;
 struct Log {
     disk: SimDisk,
     queue: Arc<Mutex<Vec<Bytes>>>,
-    durable: <SimWatch as Watch>::Sender<u64>,
+    durable: <OrderedWatch as Watch>::Sender<u64>,
 }
 
 impl Worker for Log {
@@ -47,7 +48,7 @@ impl Worker for Log {
 
 /// A process: whatever it receives it writes, and answers once that is durable.
 async fn process(platform: SimPlatform, node: u32) {
-    let (queue, (durable, watch)) = (Arc::default(), SimWatch::channel(0));
+    let (queue, (durable, watch)) = (Arc::default(), OrderedWatch::channel(0));
     let log = Log { disk: platform.disk().clone(), queue: Arc::clone(&queue), durable };
     let wake = platform.disk().start("log", log);
     for peer in (1..=MACHINES).filter(|peer| *peer != node) {

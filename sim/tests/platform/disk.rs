@@ -299,6 +299,22 @@ fn writing_outside_a_worker_is_a_bug() {
     });
 }
 
+/// That is when its space is freed: production closes none where tasks would wait for it.
+#[test]
+#[should_panic(expected = "closing of /f on n1 outside a disk worker's step")]
+fn closing_what_was_removed_outside_a_worker_is_a_bug() {
+    run(1, || async {
+        let (disk, kept) = (drive(1).boot(), Arc::new(Mutex::new(None)));
+        let keep = kept.clone();
+        finish(&disk, move |disk| {
+            *keep.lock().expect("free") = disk.open(Path::new("/f"), OpenMode::Create).ok();
+            disk.remove(Path::new("/f")).expect("removed");
+        })
+        .await;
+        drop(kept.lock().expect("free").take());
+    });
+}
+
 #[test]
 fn a_wake_that_comes_early_is_not_lost() {
     struct Idler(Arc<Mutex<u32>>);

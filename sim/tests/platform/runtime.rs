@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use openraft_rt::testing::Suite;
 use openraft_rt::{AsyncRuntime, Instant, Mpsc, MpscReceiver, MpscSender, Mutex, Watch, WatchReceiver, WatchSender};
-use sim::platform::{SimInstant, SimMpsc, SimMutex, SimRuntime, SimWatch, run};
+use quorate_io::watch::OrderedWatch;
+use sim::platform::{SimInstant, SimMpsc, SimMutex, SimRuntime, run};
 
 #[test]
 fn openraft_runtime_suite() {
@@ -123,7 +124,7 @@ fn a_message_may_hold_its_own_sender() {
 #[test]
 fn watchers_wake_and_the_last_value_is_seen_before_the_end() {
     run(1, || async {
-        let (tx, rx) = SimWatch::channel(0);
+        let (tx, rx) = OrderedWatch::channel(0);
         let seen = Arc::new(AtomicUsize::new(0));
         let mut tasks = Vec::new();
         for _ in 0..20 {
@@ -148,7 +149,7 @@ fn watchers_wake_and_the_last_value_is_seen_before_the_end() {
 fn a_locker_and_a_watcher_that_give_up_leave_the_queue() {
     run(1, || async {
         let mutex = SimMutex::new(());
-        let (tx, mut rx) = SimWatch::channel(0);
+        let (tx, mut rx) = OrderedWatch::channel(0);
         let mut other = rx.clone();
         let held = mutex.lock().await;
         let mut first = Box::pin(mutex.lock());

@@ -343,7 +343,7 @@ impl Drive {
 /// One process's handle to a [`Drive`]. After a kill it does nothing and returns errors, whoever still holds it.
 ///
 /// Whatever changes the disk must happen inside a [`Worker`] step, which is what gives it a time and an undo: outside
-/// one it panics. Directories are an exception ([`Disk::create_dir_all`] is durable at once).
+/// one it panics. Closing a file that was removed is such a change. Directories are an exception ([`Disk::create_dir_all`] is durable at once).
 #[derive(Clone)]
 pub struct SimDisk {
     drive: Drive,
@@ -512,6 +512,16 @@ impl SimFile {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         self.disk.live()?.change(&self.inode, change, reserve)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        if let Ok(state) = self.disk.live()
+            && !std::thread::panicking()
+        {
+            state.check_close(&self.inode);
+        }
     }
 }
 
