@@ -57,6 +57,8 @@ pub struct Member {
     was_full: bool,
     /// How often its address has changed.
     moves: u32,
+    /// The same of every member, when its process started.
+    moves_at_start: Vec<u32>,
 }
 
 impl Member {
@@ -155,6 +157,7 @@ impl Cluster {
                 capacity_bytes: None,
                 was_full: false,
                 moves: 0,
+                moves_at_start: Vec::new(),
             }
         });
         let members = members.collect();
@@ -240,11 +243,13 @@ impl Cluster {
 
     /// Starts a process, if none is running there and the node is not gone.
     pub fn boot(&mut self, index: usize) {
+        let moves = self.members.iter().map(|member| member.moves).collect();
         let member = &mut self.members[index];
         let number = member.machine.node();
         if member.machine.is_running() || self.atlas.is_gone(number) {
             return;
         }
+        member.moves_at_start = moves;
         if self.memory && member.boots > 0 {
             self.witness.begin_life(number);
         }
@@ -386,6 +391,13 @@ impl Cluster {
         !self.memory && entered && member.machine.is_running() && member.live().is_none()
     }
 
+    /// Whether everybody else has moved since a node's process started: who is no member any more is told by nobody, and asks
+    /// at the old addresses for ever.
+    fn knows_nobody(&self, index: usize) -> bool {
+        let others = self.members.iter().zip(&self.members[index].moves_at_start).enumerate();
+        others.filter(|(other, _)| *other != index).all(|(_, (member, moves))| member.moves != *moves)
+    }
+
     /// Where everybody is, by name.
     fn addrs(&self) -> BTreeMap<String, Vec<String>> {
         self.members.iter().map(|m| (m.config.name.clone(), m.config.peer_addrs.clone())).collect()
@@ -482,7 +494,8 @@ impl Cluster {
     pub fn unfinished_order(&self) -> Option<(u32, &'static str)> {
         self.orders.iter().find_map(|order| {
             let machine = &self.members[order.index].machine;
-            let goes_on = machine.is_running() && self.atlas.roster().has_left(machine.node());
+            let goes_on =
+                machine.is_running() && self.atlas.roster().has_left(machine.node()) && !self.knows_nobody(order.index);
             match order.is_done() {
                 false => Some((machine.node(), "is still a member, and was to be removed")),
                 true => goes_on.then_some((machine.node(), "was removed, and has not stopped")),
