@@ -1,7 +1,7 @@
 //! A channel that holds the latest value only: cheap while nobody waits, and it wakes those who do in order of arrival.
 //! For any runtime: production and the simulator have the same.
 //!
-//! No user code (a waker, a value's destructor) runs while the list of those who wait is locked.
+//! No waker is woken or dropped, and no value dropped, while the list of those who wait is locked.
 
 use std::future::poll_fn;
 use std::mem;
@@ -25,7 +25,7 @@ struct Shared<T> {
 
 #[derive(Debug)]
 struct State {
-    /// Of the value, counted up once that is there: who sees a version sees its value, or a newer one.
+    /// Of the value, and changed with it: only while the value is locked.
     version: u64,
     senders: usize,
     receivers: usize,
@@ -35,13 +35,14 @@ struct State {
 }
 
 impl State {
-    /// The waker that this one takes the place of.
+    /// The waker that this one takes the place of, if it does.
     #[must_use]
-    fn wait(&mut self, ticket: u64, waker: Waker) -> Option<Waker> {
+    fn wait(&mut self, ticket: u64, waker: &Waker) -> Option<Waker> {
         match self.waiting.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
-            Ok(at) => Some(mem::replace(&mut self.waiting[at].1, waker)),
+            Ok(at) if self.waiting[at].1.will_wake(waker) => None,
+            Ok(at) => Some(mem::replace(&mut self.waiting[at].1, waker.clone())),
             Err(at) => {
-                self.waiting.insert(at, (ticket, waker));
+                self.waiting.insert(at, (ticket, waker.clone()));
                 None
             }
         }
@@ -58,17 +59,20 @@ impl State {
 impl<T> Shared<T> {
     /// Changes the value; `modify` says whether it did.
     fn update(&self, modify: impl FnOnce(&mut T) -> bool) -> bool {
-        if !modify(&mut self.value.write().unwrap_or_else(PoisonError::into_inner)) {
+        let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
+        if !modify(&mut value) {
             return false;
         }
         let mut waiting = {
+            // With the value still locked: who sees one of the two sees the other, and no change is told twice.
             let mut state = lock(&self.state);
             state.version += 1;
-            if state.waiting.is_empty() {
-                return true;
-            }
             mem::take(&mut state.waiting)
         };
+        drop(value);
+        if waiting.is_empty() {
+            return true;
+        }
         for (_, waker) in waiting.drain(..) {
             waker.wake();
         }
@@ -183,16 +187,19 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
             let mut state = lock(place.state);
             if state.version != *seen {
                 *seen = state.version;
+                // Whoever changed it, or was the last to be able to, has taken all who waited off the list.
+                place.ticket = None;
                 return Poll::Ready(Ok(()));
             }
             if state.senders == 0 {
+                place.ticket = None;
                 return Poll::Ready(Err(RecvError(())));
             }
             let ticket = *place.ticket.get_or_insert_with(|| {
                 state.next_ticket += 1;
                 state.next_ticket
             });
-            let old = state.wait(ticket, cx.waker().clone());
+            let old = state.wait(ticket, cx.waker());
             drop(state);
             drop(old);
             Poll::Pending
@@ -205,8 +212,9 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
     }
 
     fn borrow_and_update(&mut self) -> RwLockReadGuard<'_, T> {
+        let value = self.shared.value.read().unwrap_or_else(PoisonError::into_inner);
         self.seen = lock(&self.shared.state).version;
-        self.shared.borrow()
+        value
     }
 }
 
@@ -273,6 +281,28 @@ mod tests {
             assert_eq!(last, SENDERS * CHANGES);
             assert!((1..=SENDERS * CHANGES).contains(&seen));
         }
+    }
+
+    /// openraft sends what it has borrowed, and sends it again if it is told of it again.
+    #[test]
+    fn a_value_that_was_borrowed_is_not_told_of_again() {
+        const CHANGES: u64 = 20_000;
+        let (sender, mut receiver) = OrderedWatch::channel(0);
+        let sending = std::thread::spawn(move || {
+            for value in 1..=CHANGES {
+                sender.send(value).expect("there is a receiver");
+            }
+            sender
+        });
+        let mut last = 0;
+        while last < CHANGES {
+            // Between the changing of a value and of its version there must be nothing for this to see.
+            last = *receiver.borrow_and_update();
+            let waker = std::task::Waker::noop();
+            let told = Box::pin(receiver.changed()).as_mut().poll(&mut std::task::Context::from_waker(waker));
+            assert!(told.is_pending() || *receiver.borrow_watched() > last, "told of {last} again");
+        }
+        drop(sending.join().expect("it sends"));
     }
 
     #[test]

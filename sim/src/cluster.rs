@@ -391,11 +391,13 @@ impl Cluster {
         !self.memory && entered && member.machine.is_running() && member.live().is_none()
     }
 
-    /// Whether everybody else has moved since a node's process started: who is no member any more is told by nobody, and asks
+    /// Whether all members have moved since a node's process started: who is no member any more is told by nobody, and asks
     /// at the old addresses for ever.
     fn knows_nobody(&self, index: usize) -> bool {
         let others = self.members.iter().zip(&self.members[index].moves_at_start).enumerate();
-        others.filter(|(other, _)| *other != index).all(|(_, (member, moves))| member.moves != *moves)
+        let is_member = |member: &Member| self.atlas.roster().present_member(member.machine.node()).is_some();
+        let mut members = others.filter(|(other, (member, _))| *other != index && is_member(member));
+        members.all(|(_, (member, moves))| member.moves != *moves)
     }
 
     /// Where everybody is, by name.

@@ -11,7 +11,7 @@ use quorate_core::log::format::segment_name;
 use quorate_core::log::{Flush, LogWriter, WriteStep};
 
 use super::{Shared, Waiter};
-use crate::jobs::lock;
+use crate::jobs::{Jobs, lock};
 use crate::platform::Platform;
 use crate::reserve::Reserve;
 
@@ -140,6 +140,16 @@ impl<P: Platform> LogWorker<P> {
     }
 }
 
+/// Closes files that were deleted, which frees their space. That takes a disk some 20 ms for a segment: no task waits for it,
+/// and reads that are asked for meanwhile come between two files.
+fn close_in_turn<D: Disk>(jobs: Jobs<D>, mut deleted: Vec<Arc<D::File>>) {
+    let Some(file) = deleted.pop() else { return };
+    jobs.clone().post(move |_| {
+        drop(file);
+        close_in_turn(jobs, deleted);
+    });
+}
+
 impl<P: Platform> Worker for LogWorker<P> {
     type Done = Flushed<<P::Disk as Disk>::File>;
 
@@ -204,9 +214,7 @@ impl<P: Platform> Worker for LogWorker<P> {
             shared.publish(&state);
         }
         if let Some(jobs) = shared.jobs.as_ref().filter(|_| !deleted.is_empty()) {
-            // A disk takes some 20 ms to free a segment, when its file is closed: no flush waits for that, and no task for
-            // the lock.
-            jobs.post(move |_| drop(deleted));
+            close_in_turn(jobs.clone(), deleted);
         }
         lock(&shared.unsealed).send_if_different(if flush.sealed { 0 } else { flush.through });
         while self.waiting.front().is_some_and(|(ticket, _)| *ticket <= flush.through) {

@@ -294,7 +294,7 @@ impl<P: Platform> Node<P> {
     async fn say_where(&self) {
         let config = &self.inner.config;
         let own = self.node_id();
-        let Some(record) = self.record_of(own) else { return };
+        let Some(record) = self.record_of(own) else { return self.ask_strangers().await };
         // A founding list has no addresses of APIs; cards tell them.
         let api_moved = !record.api_addrs.is_empty() && record.api_addrs != config.api_addrs;
         if config.peer_addrs.is_empty() || (record.peer_addrs == config.peer_addrs && !api_moved) {
@@ -326,8 +326,12 @@ impl<P: Platform> Node<P> {
         let _ = self.tell_leader(self.member_request(action.clone()), others).await;
     }
 
-    /// The same, for a node that was admitted and knows no member yet.
-    pub(super) async fn look_for_leader_among(&self, others: impl Iterator<Item = Target>) -> Result<(), CallError> {
+    /// A node that was admitted, and has no log yet that says so, asks where it was told to, and whom that log names: it may
+    /// have been removed since, or the leader may not know where it is.
+    async fn ask_strangers(&self) {
+        if self.inner.identity.cluster() == ClusterId::NONE {
+            return;
+        }
         let config = &self.inner.config;
         let (id, peer_addrs, api_addrs) = (self.node_id(), config.peer_addrs.clone(), config.api_addrs.clone());
         let request = match peer_addrs.is_empty() {
@@ -335,7 +339,12 @@ impl<P: Platform> Node<P> {
             true => Request::Founding(self.own_card()),
             false => self.member_request(MemberAction::Moved { id, peer_addrs, api_addrs }),
         };
-        self.tell_leader(request, others).await
+        let strangers = config.told_peers().chain(config.listed_peers()).map(|addrs| Target { node: None, addrs });
+        let members = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
+        let members = members.nodes().map(|(id, member)| Target { node: Some(*id), addrs: member.peer_addrs.clone() });
+        if self.tell_leader(request, strangers.chain(members)).await.is_err() {
+            self.leave().await;
+        }
     }
 
     fn member_request(&self, action: MemberAction) -> Request {

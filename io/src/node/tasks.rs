@@ -8,9 +8,9 @@ use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
 use prost::Message;
+use quorate_core::NodeId;
 use quorate_core::founding::Card;
 use quorate_core::wire::{Request, Response};
-use quorate_core::{ClusterId, NodeId};
 
 use super::{Inner, Node, StopError, Storage};
 use crate::jobs::lock;
@@ -127,9 +127,6 @@ impl<P: Platform> Node<P> {
                 let others = metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id);
                 others.map(|(id, m)| (*id, Target { node: Some(*id), addrs: m.peer_addrs.clone() })).collect()
             };
-            if peers.is_empty() && self.inner.identity.cluster() != ClusterId::NONE {
-                self.ask_strangers().await;
-            }
             // A card is what any node shows anybody. It says where this node is now.
             let ping = Request::Founding(self.own_card());
             let pings = peers.iter().map(|(_, target)| self.inner.peers.call(target, &ping, PING_EVERY));
@@ -159,16 +156,6 @@ impl<P: Platform> Node<P> {
                 }
             }
             P::Runtime::sleep(PING_EVERY).await;
-        }
-    }
-
-    /// A node that was admitted and knows no member yet asks where it was told to: it may have been removed since, or the
-    /// leader may not know where it is.
-    async fn ask_strangers(&self) {
-        let config = &self.inner.config;
-        let strangers = config.told_peers().chain(config.listed_peers()).map(|addrs| Target { node: None, addrs });
-        if self.look_for_leader_among(strangers).await.is_err() {
-            self.leave().await;
         }
     }
 }

@@ -18,8 +18,12 @@ pub(super) struct Medium {
     pub identity: Option<u64>,
     /// All votes that are written anywhere.
     pub votes: Vec<Vote>,
-    /// Index → term of the entries that are in the log.
+    /// Index → term of the entries that are in the log, or were until a snapshot that covers them began to be installed.
     pub entries: BTreeMap<u64, u64>,
+    /// The same of entries that were truncated, and in whose place there is nothing.
+    cut: BTreeMap<u64, u64>,
+    /// What the log calls committed.
+    committed: Option<u64>,
     /// Up to here there were entries.
     pub purged: Option<u64>,
     /// How many segments end in something that is no valid batch.
@@ -64,6 +68,17 @@ impl Medium {
             let batches = facts.batches.iter().filter(|batch| batch.header.end() <= end);
             batches.flat_map(|batch| &batch.records).for_each(|record| self.record(record));
         }
+        self.keep_what_a_snapshot_covers();
+    }
+
+    /// A node that gets a snapshot whose last entry conflicts with its own truncates what it does not know to be committed,
+    /// before the snapshot is durable (openraft, `install_full_snapshot`). That entry is on a quorum, and so is all that
+    /// comes before it, without this node.
+    fn keep_what_a_snapshot_covers(&mut self) {
+        let (entries, committed) = (&self.entries, self.committed);
+        self.cut.retain(|index, _| Some(*index) <= committed && !entries.contains_key(index));
+        let cut = std::mem::take(&mut self.cut);
+        self.entries.extend(cut);
     }
 
     fn record(&mut self, record: &Found) {
@@ -72,11 +87,13 @@ impl Medium {
                 if self.entries.last_key_value().is_some_and(|(last, _)| *last >= id.index) {
                     self.entries.split_off(&id.index);
                 }
+                self.cut.remove(&id.index);
                 self.entries.insert(id.index, id.term);
             }
             Found::Other(Record::Truncate(after)) => {
-                self.entries.split_off(&after.map_or(0, |after| after.index + 1));
+                self.cut.append(&mut self.entries.split_off(&after.map_or(0, |after| after.index + 1)));
             }
+            Found::Other(Record::Committed(upto)) => self.committed = self.committed.max(Some(upto.index)),
             Found::Other(Record::Purge(upto)) => self.purge(Some(upto.index)),
             Found::Other(_) => {}
         }
@@ -87,5 +104,37 @@ impl Medium {
             self.purged = Some(index);
             self.entries = self.entries.split_off(&(index + 1));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::LogId;
+    use quorate_core::log::writer::Place;
+
+    use super::*;
+
+    fn medium(records: &[Found]) -> BTreeMap<u64, u64> {
+        let mut medium = Medium::default();
+        records.iter().for_each(|record| medium.record(record));
+        medium.keep_what_a_snapshot_covers();
+        medium.entries
+    }
+
+    fn entry(term: u64, index: u64) -> Found {
+        Found::Entry(LogId { term, index }, Place { segment: 1, offset: 0, len: 0, crc: 0 }, false)
+    }
+
+    #[test]
+    fn what_was_truncated_for_a_snapshot_was_there_and_nothing_else_was() {
+        let committed = |term, index| Found::Other(Record::Committed(LogId { term, index }));
+        let cut = Found::Other(Record::Truncate(Some(LogId { term: 5, index: 1 })));
+        let log = [entry(5, 1), entry(5, 2), entry(5, 3)];
+        let with = |more: &[Found]| medium(&[&log, more].concat());
+        // A snapshot up to 6.2 is on its way.
+        assert_eq!(with(&[cut.clone(), committed(6, 2)]), BTreeMap::from([(1, 5), (2, 5)]));
+        // A plain truncation, of what another leader replaces.
+        assert_eq!(with(std::slice::from_ref(&cut)), BTreeMap::from([(1, 5)]));
+        assert_eq!(with(&[cut.clone(), entry(6, 2), committed(6, 2)]), BTreeMap::from([(1, 5), (2, 6)]));
     }
 }
