@@ -58,6 +58,16 @@ pub trait File: Debug + Send + Sync + 'static {
     /// `StorageFull`, or whatever the operating system says.
     fn allocate(&self, len: u64) -> io::Result<()>;
 
+    /// Turns the file into one of `len` bytes, all zeros, with space reserved for them. A binding keeps the space that the
+    /// file has, if it can: to free it and ask for other is slow on many file systems.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate); what the file holds is then unknown.
+    fn clear(&self, len: u64) -> io::Result<()> {
+        self.set_len(0)?;
+        self.allocate(len)
+    }
+
     /// Makes content and length durable (`fdatasync`).
     ///
     /// # Errors

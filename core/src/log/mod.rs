@@ -17,7 +17,8 @@
 //! ```
 //!
 //! A segment is preallocated, its header written, the file and then the directory synced before anything else goes
-//! into it. It is never used again for another number. A block that was synced with other bytes than zeros is never
+//! into it. A file that nothing needs any more may become another segment: it is cleared and gets its header, both are
+//! synced, and only then it is renamed. A block that was synced with other bytes than zeros is never
 //! written with others. The space for some batches to come is written with zeros from time to time, together with a
 //! batch: syncing a batch is cheaper then.
 //!

@@ -32,8 +32,8 @@ impl Default for LogOptions {
 /// One operation on the log's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteStep {
-    /// Create the segment's file (it does not exist), reserve `len` bytes, write `header` at 0, sync the file, sync
-    /// the directory.
+    /// Create the segment's file (it does not exist), all zeros, reserve `len` bytes, write `header` at 0, sync the file,
+    /// sync the directory.
     Create {
         /// Its number.
         segment: u64,
@@ -57,14 +57,16 @@ pub enum WriteStep {
         segment: u64,
     },
     /// Cut the segment's file to `len` bytes: nothing is written to it any more, and what was reserved behind its end
-    /// is given back, before the next segment asks for space. Nothing depends on it: bytes behind the end are ignored.
+    /// is given back, before the next segment asks for space. Whoever wants the whole file for a later segment leaves it.
+    /// Nothing depends on it: bytes behind the end are ignored.
     Trim {
         /// Which one.
         segment: u64,
         /// Where its last batch ends.
         len: u64,
     },
-    /// Remove the segment's file. If that is lost in a crash, recovery does it again.
+    /// Remove the segment's file, or make it the file of a segment that is created later. If that is lost in a crash,
+    /// recovery removes it.
     Delete {
         /// Which one.
         segment: u64,

@@ -301,6 +301,11 @@ impl<P: Platform> LogStore<P> {
     }
 
     /// Where its reads from disk are done; none in memory mode.
+    /// The disk is full: what the log keeps for later is given back.
+    pub(crate) fn make_room(&self) {
+        self.shared.wake();
+    }
+
     pub(crate) fn jobs(&self) -> Option<&Jobs<P::Disk>> {
         self.shared.jobs.as_ref()
     }

@@ -197,7 +197,7 @@ fn recover_dir<P: Platform>(
             vacant.insert(Arc::new(disk.open(&path, OpenMode::Read).map_err(|e| io_error(&path, e))?));
         }
     }
-    files.extend(segments.take_created());
+    files.extend(segments.take_new_files());
     let slots = entries.into_iter().map(|(id, place, _)| recovered_slot(id, place)).collect();
     let state = State::recovered(&base, slots, files);
     Ok((state, writer, segments, identity))

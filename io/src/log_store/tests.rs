@@ -213,23 +213,50 @@ fn a_segment_of_absurd_length_is_damage() {
     });
 }
 
+/// The files of a log's segments, told apart by what the file system calls them.
+fn segment_files(dir: &TempDir) -> Vec<(String, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(&dir.0).unwrap().map(Result::unwrap);
+    let mut files: Vec<_> =
+        entries.map(|e| (e.file_name().into_string().unwrap(), e.metadata().unwrap().ino())).collect();
+    files.retain(|(name, _)| name.ends_with(".seg"));
+    files.sort();
+    files
+}
+
 #[test]
-fn purged_segments_are_removed_and_closed_ones_give_their_space_back() {
+fn purged_segments_become_new_ones_and_a_start_removes_those_that_have_not() {
     TokioRuntime::run(async {
         let dir = TempDir::new();
         let mut store = open_in(&dir, None).await.unwrap().store;
         for index in 0..60 {
             append(&mut store, vec![entry(1, index)]).await;
         }
-        let segments = || std::fs::read_dir(&dir.0).unwrap().filter(|e| is_segment(e.as_ref().unwrap())).count();
-        let before = segments();
+        let before = segment_files(&dir);
         store.purge(log_id_to(LogId::new(1, 55))).await.unwrap();
-        append(&mut store, vec![entry(1, 60)]).await;
+        for index in 60..100 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        let after = segment_files(&dir);
+        assert!(before.len() > 8 && after.len() <= before.len() + 3, "{before:?}, then {after:?}");
+        let again = after.iter().filter(|(name, ino)| before.iter().any(|(old, of)| of == ino && old != name)).count();
+        assert!(again > 4, "{again} were used again: {before:?}, then {after:?}");
         store.close().await.unwrap();
-        assert!(before > 8 && segments() < 4, "{before} segments, then {}", segments());
-    });
-}
+        drop(store);
 
-fn is_segment(entry: &std::fs::DirEntry) -> bool {
-    entry.file_name().to_string_lossy().ends_with(".seg")
+        let mut store = open_in(&dir, Some(LogId::new(1, 55))).await.unwrap().store;
+        let expected: Vec<_> = (56..100).map(|i| entry(1, i)).collect();
+        assert_eq!(store.get_log_reader().await.try_get_log_entries(..).await.unwrap(), expected);
+        // What was recovered is used again like what was written here.
+        store.purge(log_id_to(LogId::new(1, 99))).await.unwrap();
+        for index in 100..120 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        assert!(segment_files(&dir).len() <= after.len() + 3, "{after:?}, then {:?}", segment_files(&dir));
+        store.purge(log_id_to(LogId::new(1, 119))).await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+        open_in(&dir, Some(LogId::new(1, 119))).await.unwrap().store.close().await.unwrap();
+        assert!(segment_files(&dir).len() < 4, "{:?}", segment_files(&dir));
+    });
 }

@@ -117,6 +117,7 @@ impl<P: Platform> Node<P> {
                 // First, since a disk that is full may hang as well.
                 self.step_aside().await;
             }
+            self.inner.log.make_room();
             let refilled = reserve.clone();
             match jobs.run(move |_| refilled.refill()).await {
                 Ok(Ok(())) => {}

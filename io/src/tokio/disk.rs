@@ -104,6 +104,20 @@ impl File for RealFile {
         }
     }
 
+    fn clear(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        if self.len()? > len {
+            self.set_len(len)?;
+        }
+        match fallocate(&self.file, FallocateFlags::ZERO_RANGE, 0, len) {
+            Err(e) if e == rustix::io::Errno::OPNOTSUPP => {
+                self.set_len(0)?;
+                self.allocate(len)
+            }
+            done => Ok(done?),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }

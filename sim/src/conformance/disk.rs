@@ -145,6 +145,11 @@ fn lengths<D: Disk>(disk: &D, dir: &Path) {
     file.allocate(10).expect("less than there is changes nothing");
     assert_eq!(file.len().expect("len"), 100_000);
     assert_eq!(content(disk, &path)[..10], [1; 10]);
+    file.clear(4000).expect("cleared and cut");
+    assert_eq!(content(disk, &path), [0; 4000]);
+    file.write_at(0, &[1; 5000]).expect("written");
+    file.clear(9000).expect("cleared and extended");
+    assert_eq!(content(disk, &path), [0; 9000]);
     file.set_len(0).expect("emptied");
     assert!(content(disk, &path).is_empty());
 }

@@ -113,7 +113,7 @@ use Act::{Create, Remove, Rename, SetLen, Sync, SyncDir, Write};
 use FileClass::{Current, Founding, Identity, Other, Reserve, SecondHeader, Segment, Store};
 
 /// All of them. A cut may be at several.
-pub const CRASH_POINTS: [CrashPoint; 34] = [
+pub const CRASH_POINTS: [CrashPoint; 36] = [
     before("before log create", Create, Segment),
     between("after log create, before its allocation", (Create, Segment), (SetLen, Segment)),
     between("after log allocation, before its header", (SetLen, Segment), (Write, Segment)),
@@ -124,6 +124,8 @@ pub const CRASH_POINTS: [CrashPoint; 34] = [
     between("after log create, before its base", (SyncDir, Other), (Write, Segment)),
     between("between batch and seal", (Sync, Segment), (Write, Segment)),
     between("before log trim", (Sync, Segment), (SetLen, Segment)),
+    before("before log reuse", Rename, Segment),
+    between("after log reuse, before directory sync", (Rename, Segment), (SyncDir, Other)),
     before("before log delete", Remove, Segment),
     after("after log delete", Remove, Segment),
     before("before identity write", Write, Identity),
