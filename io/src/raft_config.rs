@@ -2,12 +2,14 @@
 //! departs from one says why, and a test holds it there.
 
 use openraft::{Config, SnapshotPolicy};
+use quorate_core::NodeId;
 use quorate_core::config::Timing;
 
 /// How much of the log is kept and when snapshots are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionConfig {
-    /// A snapshot is made after this many entries.
+    /// A snapshot is made after this many entries, or up to half as many more: nodes differ, so that not all are busy with it
+    /// at once.
     pub snapshot_every_entries: u64,
     /// So many entries below the snapshot stay in the log, for followers that are a little behind.
     pub keep_entries: u64,
@@ -21,11 +23,12 @@ impl Default for CompactionConfig {
     }
 }
 
-/// openraft's configuration for a node. `quiet` starts it without campaigning.
+/// openraft's configuration for node `id`. `quiet` starts it without campaigning.
 ///
 /// # Errors
 /// openraft refuses the combination, which [`Timing`] should have prevented.
-pub fn raft_config(timing: &Timing, compaction: &CompactionConfig, quiet: bool) -> Result<Config, String> {
+pub fn raft_config(id: NodeId, timing: &Timing, compaction: &CompactionConfig, quiet: bool) -> Result<Config, String> {
+    let later = compaction.snapshot_every_entries / 16 * (id.0 % 9);
     let lease = timing.election_timeout_max_ms();
     let config = Config {
         cluster_name: "quorate".to_owned(),
@@ -44,7 +47,7 @@ pub fn raft_config(timing: &Timing, compaction: &CompactionConfig, quiet: bool) 
         allow_log_reversion: Some(false),
         // A restarted node may have promised loyalty to a leader; it campaigns only after that has run out.
         enable_elect: !quiet,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every_entries),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every_entries.saturating_add(later)),
         max_in_snapshot_log_to_keep: compaction.keep_entries,
         // Idle time between two chunks of a snapshot; the default of 200 ms is less than one slow sync.
         install_snapshot_timeout: 5_000,
@@ -62,13 +65,13 @@ mod tests {
     #[test]
     fn unsafe_defaults_are_off() {
         let timing = Timing::default();
-        let config = raft_config(&timing, &CompactionConfig::default(), true).expect("valid");
+        let config = raft_config(NodeId(7), &timing, &CompactionConfig::default(), true).expect("valid");
         assert_eq!(config.enable_leader_restore, Some(false));
         assert_eq!(config.enable_pre_vote, Some(true));
         assert_eq!(config.allow_log_reversion, Some(false));
         assert_eq!(config.quorum_loss_probe_interval, Some(2 * timing.election_timeout_max_ms()));
         assert!(!config.enable_elect, "a node with history starts quiet");
-        assert!(raft_config(&timing, &CompactionConfig::default(), false).expect("valid").enable_elect);
+        assert!(raft_config(NodeId(7), &timing, &CompactionConfig::default(), false).expect("valid").enable_elect);
         assert!(config.install_snapshot_timeout >= 1_000);
     }
 
@@ -76,7 +79,7 @@ mod tests {
     fn every_valid_timing_is_valid_for_openraft() {
         for (heartbeat, min, max) in [(1, 3, 5), (50, 150, 300), (100, 1000, 2000), (10_000, 30_000, 45_000)] {
             let timing = Timing::new(heartbeat, min, max).expect("valid");
-            raft_config(&timing, &CompactionConfig::default(), false).expect("openraft takes it");
+            raft_config(NodeId(7), &timing, &CompactionConfig::default(), false).expect("openraft takes it");
         }
     }
 }

@@ -134,7 +134,8 @@ async fn assemble<P: Platform>(
     // Checked before anything runs: an error of an operator, with a reason, not a half-started node.
     let entry = entry(&config, &opened)?;
     let quiet = opened.has_history.then(|| config.timing.quiet_after_restart());
-    let raft_config = raft_config(&config.timing, &config.compaction, quiet.is_some()).map_err(StartError::Config)?;
+    let raft_config = raft_config(opened.identity.node_id, &config.timing, &config.compaction, quiet.is_some())
+        .map_err(StartError::Config)?;
     let identity = Identity::new(LocalIdentity {
         cluster_id: opened.records.cluster(),
         node_id: opened.identity.node_id,

@@ -10,6 +10,12 @@ use quorate_core::disk::{Disk, File, OpenMode, Step, Wake, Worker};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
+/// The worker that writes wait for. A commit of the store keeps a core busy for as long as it lasts: the others get the time
+/// that requests leave, and a quarter of a core at least.
+const URGENT: &str = "log";
+/// How nice the others are.
+const NICE: i32 = 5;
+
 /// The operating system's files.
 #[derive(Clone, Debug, Default)]
 pub struct RealDisk {
@@ -193,11 +199,18 @@ impl Disk for RealDisk {
     }
 
     fn start<W: Worker>(&self, name: &str, mut worker: W) -> Unpark {
-        let run = move || loop {
-            match worker.work() {
-                Step::Done(done) => worker.done(done),
-                Step::Idle => thread::park(),
-                Step::Stop => return,
+        let urgent = name == URGENT;
+        let run = move || {
+            if !urgent {
+                // On Linux that is of this thread alone. Where it is not allowed, they are as urgent as everything else.
+                let _ = rustix::process::setpriority_process(None, NICE);
+            }
+            loop {
+                match worker.work() {
+                    Step::Done(done) => worker.done(done),
+                    Step::Idle => thread::park(),
+                    Step::Stop => return,
+                }
             }
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
