@@ -1,7 +1,7 @@
 //! Clients: sequential processes that ask nodes and remember what they learnt.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -37,6 +37,8 @@ struct Shared<S: Subject> {
     refused: AtomicU64,
     crashed: AtomicU64,
     retried: AtomicU64,
+    /// For each node the interface to a process of it, and which process that was: making one takes longer than a request.
+    services: Mutex<Vec<Option<(u64, S::Service)>>>,
     working: Working,
     trace: Trace,
 }
@@ -51,8 +53,8 @@ impl<S: Subject> Journal<S> {
     /// An empty one.
     pub fn new(trace: Trace, working: Working) -> Self {
         let (forwarded, refused, crashed, retried) = Default::default();
-        let recorder = Mutex::default();
-        Self(Arc::new(Shared { recorder, forwarded, refused, crashed, retried, working, trace }))
+        let (recorder, services) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { recorder, forwarded, refused, crashed, retried, services, working, trace }))
     }
 
     /// `node` is who is asked.
@@ -99,6 +101,10 @@ impl<S: Subject> Journal<S> {
         self.0.retried.load(Ordering::Relaxed)
     }
 
+    fn services(&self) -> MutexGuard<'_, Vec<Option<(u64, S::Service)>>> {
+        self.0.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Everything that was recorded.
     pub fn finish(&self) -> History<S> {
         std::mem::take(&mut *self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner)).finish()
@@ -111,8 +117,6 @@ pub struct Client<S: Subject> {
     journal: Journal<S>,
     rng: SplitMix,
     serials: Serials,
-    /// For each node the interface to a process of it, and which process that was.
-    services: Vec<Option<(u64, S::Service)>>,
     /// When it crashes and whether it tries again, in a stream of its own.
     habits: SplitMix,
     crash_per_mille: u32,
@@ -123,8 +127,8 @@ impl<S: Subject> Client<S> {
     pub fn new(subject: S, seed: u64, number: u64, journal: Journal<S>) -> Self {
         let stream = |label| SplitMix::labelled(seed, &format!("{label} {number}"));
         let (rng, habits) = (stream("client"), stream("habits of client"));
-        let (serials, services) = (Serials::new(number), Vec::new());
-        Self { subject, journal, rng, serials, services, habits, crash_per_mille: 0 }
+        let serials = Serials::new(number);
+        Self { subject, journal, rng, serials, habits, crash_per_mille: 0 }
     }
 
     /// From now on it crashes in so many of 1000 operations, and goes on under another number.
@@ -167,20 +171,21 @@ impl<S: Subject> Client<S> {
     }
 
     /// The interface to the process that runs.
-    fn service(&mut self, node: u32, live: &Live) -> S::Service {
+    fn service(&self, node: u32, live: &Live) -> S::Service {
         let at = node as usize;
-        if self.services.len() <= at {
-            self.services.resize_with(at + 1, || None);
+        let mut services = self.journal.services();
+        if services.len() <= at {
+            services.resize_with(at + 1, || None);
         }
-        let known = self.services[at].take().filter(|(incarnation, _)| *incarnation == live.incarnation);
+        let known = services[at].take().filter(|(incarnation, _)| *incarnation == live.incarnation);
         let (incarnation, service) = known.unwrap_or_else(|| (live.incarnation, self.subject.serve(&live.node)));
-        self.services[at] = Some((incarnation, service.clone()));
+        services[at] = Some((incarnation, service.clone()));
         service
     }
 
     /// Lets go of all processes, so that what they hold is freed.
-    pub fn hang_up(&mut self) {
-        self.services.clear();
+    pub fn hang_up(&self) {
+        self.journal.services().clear();
     }
 
     /// Performs an operation on a node and records it. The request runs in the node's process; the way there and back

@@ -282,6 +282,7 @@ impl Witness {
         );
         self.members(node, metrics);
         self.confirmed(node, progress.term, progress.applied.unwrap_or(0));
+        let at = self.at(node);
         self.note(|o| {
             let (seen, replica) = (&mut o.seen, o.nodes.entry(node).or_default());
             seen.terms = seen.terms.max(metrics.current_term);
@@ -292,26 +293,26 @@ impl Witness {
             replica.purged = replica.purged.max(purged.unwrap_or(0));
             replica.last_log = last_log;
             if vote.term > 0 {
-                o.votes.observe_told(self.at(node), vote.term);
+                o.votes.observe_told(at, vote.term);
                 if !vote.committed {
-                    o.vote.observe(self.at(node), vote.term, vote.node.0)?;
+                    o.vote.observe(at, vote.term, vote.node.0)?;
                 }
             }
             if metrics.state == ServerState::Leader {
-                if seen.leaders.insert(metrics.current_term) && global_now() < std::mem::take(&mut o.bereaved_until) {
+                if seen.leaders.insert(metrics.current_term) && at.time_ns < std::mem::take(&mut o.bereaved_until) {
                     *seen.others.entry("leaders that were missed at once").or_default() += 1;
                 }
-                o.election.observe(self.at(node), metrics.current_term, metrics.id.0)?;
+                o.election.observe(at, metrics.current_term, metrics.id.0)?;
                 let matched = metrics.replication.iter().flatten();
                 for (id, last) in matched.filter_map(|(id, last)| Some((id, last.as_ref()?))) {
-                    o.matched.observe_matched(self.at(node), metrics.current_term, id.0, last.index);
+                    o.matched.observe_matched(at, metrics.current_term, id.0, last.index);
                 }
             }
             // A store that was built anew from a snapshot of a newer term than its node knows of is of that term.
             let of_snapshot = metrics.snapshot.as_ref().map_or(0, |id| id.committed_leader_id().term);
             let term = metrics.current_term.max(of_snapshot);
-            o.matched.observe_log(self.at(node), metrics.id.0, term, metrics.last_log_index)?;
-            o.monotonic.observe(self.at(node), incarnation, progress)
+            o.matched.observe_log(at, metrics.id.0, term, metrics.last_log_index)?;
+            o.monotonic.observe(at, incarnation, progress)
         });
     }
 

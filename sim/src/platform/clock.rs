@@ -14,8 +14,13 @@ use madsim::time::TimeHandle;
 
 /// Nanoseconds since the start of the run; 0 outside of one (destructors that run after it).
 pub fn global_now() -> u64 {
-    let own = CLOCK.try_with(|clock| clock.get().map(|time| nanos(time.elapsed())));
-    own.ok().flatten().unwrap_or_else(|| TimeHandle::try_current().map_or(0, |time| nanos(time.elapsed())))
+    with_time(|time| nanos(time.elapsed())).unwrap_or(0)
+}
+
+/// Looks at the clock of the run that this thread is in, if it is in one.
+fn with_time<T>(look: impl Fn(&TimeHandle) -> T) -> Option<T> {
+    let own = CLOCK.try_with(|clock| clock.get().map(&look));
+    own.ok().flatten().or_else(|| TimeHandle::try_current().as_ref().map(look))
 }
 
 thread_local! {
@@ -120,7 +125,9 @@ pub(super) fn keep_clock() {
 
 /// Nanoseconds in a duration, at most `i64::MAX` of them (292 years).
 pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(i64::MAX as u64)
+    // In 64 bits: this is asked more often than anything else.
+    let whole = duration.as_secs().saturating_mul(1_000_000_000);
+    whole.saturating_add(duration.subsec_nanos().into()).min(i64::MAX as u64)
 }
 
 /// The clock of the machine that the current task runs on, at a global time.
@@ -232,7 +239,10 @@ impl Alarm {
     /// Rings at a global time. A later timer than one already set is not set: whoever is woken too early looks, finds
     /// nothing due, and arms again.
     pub(crate) fn arm(self: &Arc<Self>, at: u64) {
-        let Some(time) = TimeHandle::try_current() else { return };
+        with_time(|time| self.arm_by(time, at));
+    }
+
+    fn arm_by(self: &Arc<Self>, time: &TimeHandle, at: u64) {
         let now = nanos(time.elapsed());
         if at.saturating_sub(now) > NEVER {
             return;
