@@ -378,7 +378,8 @@ impl Atlas {
             StopError::Storage(_) => self.disk_failed(drive, reserve_is_spent(drive)),
             StopError::Founding(_) => self.stays_out(node),
             StopError::Removed(_) => {
-                let explained = self.roster.has_left(node);
+                // Nobody takes out a node that runs but an operator: least of all an earlier life of its machine.
+                let explained = self.roster.has_left(node) && self.roster.is_dismissed(node);
                 explained.then(|| {
                     self.out(node, "removed nodes that stopped");
                     Fall::Removed

@@ -50,6 +50,7 @@ impl Order {
         roster: Roster,
         bell: SimWake,
     ) -> Self {
+        roster.dismiss(member);
         let done = Arc::new(AtomicBool::new(false));
         let told = done.clone();
         drop(SimRuntime::spawn(async move {

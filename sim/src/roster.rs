@@ -55,6 +55,8 @@ struct Register {
     named: BTreeSet<u64>,
     /// A removal that was asked for.
     leaving: Option<u64>,
+    /// Every removal that was ever asked for.
+    dismissed: BTreeSet<u64>,
 }
 
 impl Register {
@@ -278,6 +280,17 @@ impl Roster {
     /// A removal was asked for; `None`: it is over.
     pub(crate) fn set_leaving(&self, id: Option<u64>) {
         self.lock().leaving = id;
+    }
+
+    /// An operator asks for a removal, until it is done.
+    pub(crate) fn dismiss(&self, id: u64) {
+        self.lock().dismissed.insert(id);
+    }
+
+    /// Whether somebody ever asked for the removal of a machine's node.
+    pub(crate) fn is_dismissed(&self, machine: u32) -> bool {
+        let register = self.lock();
+        register.ids.get(&machine).is_some_and(|id| register.dismissed.contains(id))
     }
 
     /// Whether a removal was asked for and is not over.
