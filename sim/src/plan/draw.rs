@@ -15,7 +15,7 @@ impl Plan {
         let mut setup = Setup::draw(&mut SplitMix::labelled(seed, "setup"));
         setup.clocks = clock::draw_setup(&mut SplitMix::labelled(seed, "clocks"), nodes);
         let mut incident = SplitMix::labelled(seed, "incident");
-        let incident = incident::draw(&mut incident, nodes, heal_ms, &mut setup, &mut workload.bursts_ms);
+        let incident = incident::draw(&mut incident, nodes, heal_ms, &mut setup, &mut workload);
         let concerns: [(&str, DrawFaults); 5] = [
             ("faults", draw_faults),
             ("disk faults", disk::draw),

@@ -159,6 +159,12 @@ impl CrashPoint {
         of(self.after) || of(self.before)
     }
 
+    /// Whether what was received, or made anew, counts there already.
+    pub fn is_at_the_end_of_an_install(&self) -> bool {
+        let of = |wanted: Option<(Act, FileClass)>| matches!(wanted, Some((Rename, Current) | (Remove, Store)));
+        of(self.after) || matches!(self.before, Some((Remove, Store)))
+    }
+
     /// Whether a cut between these two operations of a step is at this point.
     pub(super) fn matches(&self, previous: Option<Deed>, next: Option<Deed>) -> bool {
         let fits = |wanted: Option<(Act, FileClass)>, found: Option<Deed>| {
