@@ -74,7 +74,7 @@ fn a_plan_that_cannot_be_run_is_refused_by_name() {
 fn a_violation_of_a_plan_file_is_reproduced_by_the_file() {
     let file = scratch("canary.plan");
     let path = file.to_str().expect("its name is text");
-    Plan { canary: true, ..Plan::draw(1) }.save(&file, "a bug on purpose").expect("there is room");
+    Plan { canary: true, ..Plan::draw(2) }.save(&file, "a bug on purpose").expect("there is room");
     let output = sim(&["replay", path]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -86,7 +86,7 @@ fn a_violation_of_a_plan_file_is_reproduced_by_the_file() {
 fn a_plan_with_a_bug_on_purpose_shrinks_to_next_to_nothing() {
     let (file, small) = (scratch("canary-to-shrink.plan"), scratch("canary-shrunk.plan"));
     let [path, small] = [&file, &small].map(|file| file.to_str().expect("its name is text"));
-    Plan { canary: true, ..Plan::draw(5) }.save(&file, "a bug on purpose").expect("there is room");
+    Plan { canary: true, ..Plan::draw(9) }.save(&file, "a bug on purpose").expect("there is room");
     let output = sim(&["shrink", path, "-o", small, "--runs", "300", "--jobs", "2"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = std::fs::read_to_string(small).expect("it was written");

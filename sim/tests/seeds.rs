@@ -87,7 +87,7 @@ fn hash_line(line: &str) -> Option<(u64, u64)> {
 /// A replica that applies some commands twice is found, by the whole pipeline, and reported with its command.
 #[test]
 fn the_canary_is_found() {
-    for seed in ["1", "2", "5"] {
+    for seed in ["2", "4", "9"] {
         let output = sim(&["canary", "--seed", seed]);
         let text = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));

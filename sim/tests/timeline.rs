@@ -47,7 +47,7 @@ fn busy() -> Plan {
 
 #[test]
 fn a_recording_is_the_run_that_a_replay_is() {
-    for plan in [Plan::draw(5), Plan { canary: true, ..Plan::draw(1) }] {
+    for plan in [Plan::draw(5), Plan { canary: true, ..Plan::draw(2) }] {
         let (replayed, (report, recorded)) = (run(&plan, 0), record(&plan));
         assert_eq!(report.hash, replayed.hash);
         assert_eq!((report.events, &report.violation), (replayed.events, &replayed.violation));
@@ -97,7 +97,7 @@ fn a_violated_run_marks_its_operations_and_says_what_is_wrong() {
     assert!(pair.iter().all(|index| story.iter().any(|line| line.starts_with(&format!("#{index}: at ")))), "{story:?}");
     assert!(rows(&data, "commands").iter().any(|row| row[1].as_str().is_some_and(|c| c.ends_with("replay 3"))));
 
-    let (report, recorded) = record(&Plan { canary: true, ..Plan::draw(1) });
+    let (report, recorded) = record(&Plan { canary: true, ..Plan::draw(2) });
     let data = self::data(&page(&report, recorded));
     let story = data["violation"]["story"].to_string();
     assert!(story.contains("Replicas part at entry ") && story.contains("; n"), "{story}");
@@ -115,7 +115,7 @@ fn the_command_writes_the_page_and_tells_the_verdict() {
     let (code, said) = sim(&["timeline", "5", "-o", &clean]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("clean; hash "), "{said}");
-    Plan { canary: true, ..Plan::draw(1) }.save(Path::new(&plan), "a canary").expect("it can be written");
+    Plan { canary: true, ..Plan::draw(2) }.save(Path::new(&plan), "a canary").expect("it can be written");
     let (code, said) = sim(&["timeline", &plan, "-o", &red]);
     assert_eq!(code, Some(1), "{said}");
     let page = std::fs::read_to_string(&red).expect("it was written");
