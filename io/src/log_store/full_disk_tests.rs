@@ -19,7 +19,7 @@ use crate::node::{StartError, exit_code};
 use crate::reserve::{self, Reserve};
 use crate::small_disk::{SmallDisk, SmallPlatform};
 use crate::tokio::TokioRuntime;
-use crate::types::{Types, entry_to, raft};
+use crate::types::{Types, entry_to, log_id_to, raft};
 
 type C = Types<TokioRuntime>;
 
@@ -174,6 +174,26 @@ fn a_reserve_that_is_used_up_stops_the_node_and_loses_nothing() {
         let mut store = rig.restart().await.unwrap().store;
         let found = store.get_log_reader().await.read_vote().await.unwrap();
         assert!(found >= Some(vote(term)), "{found:?} after {term}");
+    });
+}
+
+#[test]
+fn segments_that_are_kept_for_later_are_given_back() {
+    TokioRuntime::run(async {
+        let rig = Rig::new();
+        let mut store = rig.open().await.unwrap().store;
+        for index in (0..100).step_by(10) {
+            append(&mut store, index..index + 10).await.unwrap();
+        }
+        store.purge(log_id_to(LogId::new(1, 95))).await.unwrap();
+        append(&mut store, 100..101).await.unwrap();
+        append(&mut store, 101..102).await.unwrap();
+        let kept = rig.segment_lens().len();
+        rig.reserve.mark_full();
+        store.make_room();
+        store.save_vote(&vote(1)).await.unwrap();
+        assert!(kept > 4 && rig.segment_lens().len() < 4, "{kept}, then {:?}", rig.segment_lens());
+        assert_eq!(store.get_log_reader().await.try_get_log_entries(..).await.unwrap().len(), 6);
     });
 }
 
