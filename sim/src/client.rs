@@ -31,14 +31,16 @@ pub type History<S> = Vec<Operation<<S as Subject>::Op, <S as Subject>::Outcome>
 /// What all clients of a run share.
 pub struct Journal<S: Subject>(Arc<Shared<S>>);
 
+/// For each node the interface to a process of it, and which process that was: making one takes longer than a request.
+type Services<S> = Vec<Option<(u64, <S as Subject>::Service)>>;
+
 struct Shared<S: Subject> {
     recorder: Mutex<Recorder<S::Op, S::Outcome>>,
     forwarded: AtomicU64,
     refused: AtomicU64,
     crashed: AtomicU64,
     retried: AtomicU64,
-    /// For each node the interface to a process of it, and which process that was: making one takes longer than a request.
-    services: Mutex<Vec<Option<(u64, S::Service)>>>,
+    services: Mutex<Services<S>>,
     working: Working,
     trace: Trace,
 }
@@ -101,7 +103,7 @@ impl<S: Subject> Journal<S> {
         self.0.retried.load(Ordering::Relaxed)
     }
 
-    fn services(&self) -> MutexGuard<'_, Vec<Option<(u64, S::Service)>>> {
+    fn services(&self) -> MutexGuard<'_, Services<S>> {
         self.0.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
