@@ -377,10 +377,11 @@ impl Cluster {
         }
     }
 
-    /// Whether a node waits to be admitted: known to nobody, it would ask at the old addresses for ever.
+    /// Whether a node waits to be admitted: known to nobody, it would ask at the old addresses for ever. A configuration that
+    /// names it and is not committed may be lost with its leader.
     fn waits(&self, index: usize) -> bool {
-        let machine = &self.members[index].machine;
-        machine.is_running() && self.atlas.roster().is_nobody(machine.node())
+        let (machine, roster) = (&self.members[index].machine, self.atlas.roster());
+        machine.is_running() && (roster.is_nobody(machine.node()) || roster.has_left(machine.node()))
     }
 
     /// Whether a node that was a member does not serve yet. It may be building its store anew; it hears nobody then, and

@@ -232,7 +232,7 @@ impl Roster {
         register.committed().zip(id).is_some_and(|(config, id)| config.voters.iter().all(|half| half.contains(id)))
     }
 
-    /// Whether a machine's node was a member, and is none of the newest committed configuration.
+    /// Whether there is a committed configuration, and a machine's node is no member of the newest one.
     pub(crate) fn has_left(&self, machine: u32) -> bool {
         let register = self.lock();
         let id = register.ids.get(&machine);

@@ -317,13 +317,13 @@ impl<P: Platform> Node<P> {
     }
 
     /// A leader that does not know where this node is cannot make itself known here: whoever can be reached says who it
-    /// is, and it is asked then, also if it became a member while this node was away.
+    /// is, and it is asked then, also if it became a member while this node was away. Of those whom this node's log names
+    /// all may have been removed since: so it asks where it was told to, too.
     async fn look_for_leader(&self, action: &MemberAction) {
         let members = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
         let others = members.nodes().filter(|(id, _)| **id != self.node_id());
         let others = others.map(|(id, member)| Target { node: Some(*id), addrs: member.peer_addrs.clone() });
-        // One that was removed finds out by its pings.
-        let _ = self.tell_leader(self.member_request(action.clone()), others).await;
+        self.ask_around(self.member_request(action.clone()), others.chain(self.strangers())).await;
     }
 
     /// A node that was admitted, and has no log yet that says so, asks where it was told to, and whom that log names: it may
@@ -339,10 +339,20 @@ impl<P: Platform> Node<P> {
             true => Request::Founding(self.own_card()),
             false => self.member_request(MemberAction::Moved { id, peer_addrs, api_addrs }),
         };
-        let strangers = config.told_peers().chain(config.listed_peers()).map(|addrs| Target { node: None, addrs });
         let members = self.inner.raft.server_metrics().borrow_watched().membership_config.clone();
         let members = members.nodes().map(|(id, member)| Target { node: Some(*id), addrs: member.peer_addrs.clone() });
-        if self.tell_leader(request, strangers.chain(members)).await.is_err() {
+        self.ask_around(request, self.strangers().chain(members)).await;
+    }
+
+    /// Whoever is where this node was told to ask, or where the founding list says that others are.
+    fn strangers(&self) -> impl Iterator<Item = Target> {
+        let config = &self.inner.config;
+        config.told_peers().chain(config.listed_peers()).map(|addrs| Target { node: None, addrs })
+    }
+
+    /// Tells the leader, by way of these, or leaves if it was removed.
+    async fn ask_around(&self, request: Request, others: impl Iterator<Item = Target>) {
+        if self.tell_leader(request, others).await.is_err() {
             self.leave().await;
         }
     }
