@@ -169,6 +169,18 @@ pub(crate) const ALL: &[History] = &[
         ],
     ),
     node(
+        "purged segments become new ones",
+        &[Vote(1, 1, true), Append(1, 0, 3, 5000), Append(1, 3, 5, 5000), Committed(1, 4), Apply(4), Snapshot],
+        &[
+            Purge(1, 3),
+            Append(1, 5, 6, 5000),
+            Append(1, 6, 7, 5000),
+            Append(1, 7, 8, 5000),
+            Vote(2, 1, false),
+            Append(2, 8, 9, 5000),
+        ],
+    ),
+    node(
         "install",
         &[Vote(1, 1, true), Append(1, 0, 3, 60), Committed(1, 1), Apply(1), Snapshot],
         &[Vote(3, 2, true), Install(3, 8), Purge(3, 8), Append(3, 9, 10, 60), Idle],
