@@ -300,12 +300,12 @@ impl<P: Platform> LogStore<P> {
         held || state.purged.is_some_and(|purged| id.index <= purged.index)
     }
 
-    /// Where its reads from disk are done; none in memory mode.
     /// The disk is full: what the log keeps for later is given back.
     pub(crate) fn make_room(&self) {
         self.shared.wake();
     }
 
+    /// Where its reads from disk are done; none in memory mode.
     pub(crate) fn jobs(&self) -> Option<&Jobs<P::Disk>> {
         self.shared.jobs.as_ref()
     }
