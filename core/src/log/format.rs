@@ -28,6 +28,18 @@ pub fn parse_segment_name(name: &str) -> Option<u64> {
     (segment_name(number) == name).then_some(number)
 }
 
+/// The name of a segment file that nothing needs any more, and that is kept to become another segment.
+pub fn spare_name(segment: u64) -> String {
+    format!("log-{segment:016x}.spare")
+}
+
+/// The number of the segment that a spare one was; `None` for any other file.
+pub fn parse_spare_name(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("log-")?.strip_suffix(".spare")?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    (spare_name(number) == name).then_some(number)
+}
+
 /// What tells this log from every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogIdentity {
@@ -294,5 +306,10 @@ mod tests {
         {
             assert_eq!(parse_segment_name(bad), None, "{bad}");
         }
+        assert_eq!(parse_spare_name(&spare_name(0x2a)), Some(0x2a));
+        for bad in [segment_name(0x2a), "log-2a.spare".to_owned(), spare_name(0x2a) + ".new"] {
+            assert_eq!(parse_spare_name(&bad), None, "{bad}");
+        }
+        assert_eq!(parse_segment_name(&spare_name(0x2a)), None);
     }
 }

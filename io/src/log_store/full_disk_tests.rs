@@ -62,7 +62,7 @@ impl Rig {
 
     fn segment_lens(&self) -> Vec<u64> {
         let names = self.disk.list(&self.dir.0).unwrap();
-        names.iter().filter(|name| name.ends_with(".seg")).map(|name| self.disk.len_of(name)).collect()
+        names.iter().filter(|name| name.starts_with("log-")).map(|name| self.disk.len_of(name)).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_core::disk::{Disk, File, OpenMode, read_file};
 use quorate_core::identity::{self, IdentityError};
-use quorate_core::log::format::{LogIdentity, SEGMENT_BYTES_MAX, parse_segment_name, segment_name};
+use quorate_core::log::format::{LogIdentity, SEGMENT_BYTES_MAX, parse_segment_name, parse_spare_name, segment_name};
 use quorate_core::log::record::{self, Record};
 use quorate_core::log::recovery::{DamageKind, Recovered, SegmentFacts, recover, scan_segment};
 use quorate_core::log::writer::{LogOptions, Place};
@@ -173,6 +173,7 @@ fn recover_dir<P: Platform>(
     facts.clear();
     let identity = known.or(recovered.log).unwrap_or(fresh);
     report(dir, &recovered);
+    remove_spares(disk, dir)?;
     let Recovered { mut resume, last_batch_at, entries, .. } = recovered;
     if let Some((segment, offset, len)) = last_batch_at {
         let bytes = read_exactly(disk, &dir.join(segment_name(segment)), offset, len)?;
@@ -201,6 +202,15 @@ fn recover_dir<P: Platform>(
     let slots = entries.into_iter().map(|(id, place, _)| recovered_slot(id, place)).collect();
     let state = State::recovered(&base, slots, files);
     Ok((state, writer, segments, identity))
+}
+
+/// Segments that the last process kept to use them again. Their numbers may be given out again, too.
+fn remove_spares<D: Disk>(disk: &D, dir: &Path) -> Result<(), OpenError> {
+    let names = disk.list(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), error })?;
+    for path in names.iter().filter(|name| parse_spare_name(name).is_some()).map(|name| dir.join(name)) {
+        disk.remove(&path).map_err(|error| OpenError::Io { path, error })?;
+    }
+    Ok(())
 }
 
 fn recovered_slot(id: LogId, place: Place) -> Slot {

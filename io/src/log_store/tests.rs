@@ -10,16 +10,17 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use openraft::{RaftLogReader, StorageError};
 use openraft_rt::AsyncRuntime;
+use quorate_core::disk::File;
 use quorate_core::identity::FILE_NAME;
 use quorate_core::log::format::{BLOCK_BYTES, LogIdentity};
 use quorate_core::log::writer::LogOptions;
 use quorate_core::{LogId, NodeId, Payload, StateMachine, StateMut};
 
 use super::{LogConfig, LogDir, LogStore, OpenError, Opened, open};
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, lock};
 use crate::reserve::Reserve;
 use crate::state_machine::{Location, StateMachineStore, StoreConfig};
-use crate::tokio::{RealDisk, TokioPlatform, TokioRuntime};
+use crate::tokio::{RealDisk, RealFile, TokioPlatform, TokioRuntime};
 use crate::types::{Types, entry_to, log_id_to, raft};
 
 type C = Types<TokioRuntime>;
@@ -219,7 +220,7 @@ fn segment_files(dir: &TempDir) -> Vec<(String, u64)> {
     let entries = std::fs::read_dir(&dir.0).unwrap().map(Result::unwrap);
     let mut files: Vec<_> =
         entries.map(|e| (e.file_name().into_string().unwrap(), e.metadata().unwrap().ino())).collect();
-    files.retain(|(name, _)| name.ends_with(".seg"));
+    files.retain(|(name, _)| name.starts_with("log-"));
     files.sort();
     files
 }
@@ -258,5 +259,68 @@ fn purged_segments_become_new_ones_and_a_start_removes_those_that_have_not() {
         drop(store);
         open_in(&dir, Some(LogId::new(1, 119))).await.unwrap().store.close().await.unwrap();
         assert!(segment_files(&dir).len() < 4, "{:?}", segment_files(&dir));
+    });
+}
+
+/// A segment that nothing needs must not become the log's last one because the last one is gone.
+#[test]
+fn a_log_never_goes_on_from_a_spare_segment() {
+    TokioRuntime::run(async {
+        let dir = TempDir::new();
+        let mut store = open_in(&dir, None).await.unwrap().store;
+        for index in 0..60 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        store.purge(log_id_to(LogId::new(1, 59))).await.unwrap();
+        store.save_vote(&raft::Vote::new(2, quorate_core::NodeId(1))).await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+        let (spare, mut live): (Vec<_>, Vec<_>) =
+            segment_files(&dir).into_iter().map(|(name, _)| name).partition(|name| name.ends_with(".spare"));
+        let last = live.pop().unwrap();
+        assert!(spare.len() > 8 && live.is_empty(), "{spare:?}, {live:?}");
+        std::fs::remove_file(dir.0.join(last)).unwrap();
+        let refused = open_in(&dir, Some(LogId::new(1, 59))).await.unwrap_err();
+        assert!(matches!(refused, OpenError::Damage { .. }), "{refused}");
+    });
+}
+
+/// Whoever reads a segment has its file, and may go on reading when the segment is purged.
+#[test]
+fn a_segment_that_is_still_read_does_not_become_another_one() {
+    TokioRuntime::run(async {
+        let dir = TempDir::new();
+        let mut store = open_in(&dir, None).await.unwrap().store;
+        for index in 0..60 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        let reading: Vec<_> = lock(&store.shared.state).files.values().cloned().collect();
+        let content = || -> Vec<Vec<u8>> {
+            let whole = |file: &Arc<RealFile>| {
+                let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+                file.read_at(0, &mut bytes).unwrap();
+                bytes
+            };
+            reading.iter().map(whole).collect()
+        };
+        let before = content();
+        store.purge(log_id_to(LogId::new(1, 55))).await.unwrap();
+        for index in 60..100 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        // The last ones were not purged, and written to.
+        let kept = before.len() - 4;
+        assert!(kept > 4, "{kept}");
+        assert!(content()[..kept] == before[..kept], "what is read has changed");
+        let names = segment_files(&dir);
+        drop(reading);
+        store.purge(log_id_to(LogId::new(1, 95))).await.unwrap();
+        for index in 100..140 {
+            append(&mut store, vec![entry(1, index)]).await;
+        }
+        let used_again = segment_files(&dir)
+            .into_iter()
+            .filter(|(name, ino)| names.iter().any(|(old, of)| of == ino && old != name));
+        assert!(used_again.count() > 4, "{names:?}, then {:?}", segment_files(&dir));
     });
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use openraft::async_runtime::watch::WatchSender;
 use quorate_core::disk::{Disk, File, OpenMode, Step, Worker};
-use quorate_core::log::format::segment_name;
+use quorate_core::log::format::{segment_name, spare_name};
 use quorate_core::log::{Flush, LogWriter, WriteStep};
 
 use super::{Shared, Waiter};
@@ -18,14 +18,14 @@ use crate::reserve::Reserve;
 /// Room for the votes of some elections.
 const SEGMENT_BYTES_WHEN_FULL: u64 = 64 << 10;
 /// So many segments that nothing needs any more are kept, to become new ones.
-const RETIRED_MAX: usize = 16;
+const SPARES_MAX: usize = 16;
 
 /// Performs flush steps on a directory.
 ///
-/// Once it [reuses](Self::reuse), a segment that is to be deleted is *retired*: its file keeps its name, which recovery takes
-/// for a leftover of a purge, until it is cleared, synced and renamed to be a new one. So it never has bytes of its former
-/// life under its new name. Freeing and reserving space, which it saves, makes syncs of other files wait: 20 ms for a
-/// segment where the file system is mounted with `discard`.
+/// Once it [reuses](Self::reuse), a segment that is to be deleted becomes a *spare* one: its file gets a name under which
+/// recovery only deletes it, until it is cleared, synced and renamed to be a new segment. So it never has bytes of its former
+/// life under its new name, and the log never goes on from it. Freeing and reserving space, which it saves, makes syncs of
+/// other files wait: 20 ms for a segment where the file system is mounted with `discard`.
 pub(super) struct Segments<D: Disk> {
     disk: D,
     dir: PathBuf,
@@ -34,15 +34,15 @@ pub(super) struct Segments<D: Disk> {
     current: Option<(u64, Arc<D::File>)>,
     new_files: Vec<(u64, Arc<D::File>)>,
     reuses: bool,
-    /// To be retired when the flush that is under way has been performed: until then they may be read.
+    /// Of the flush that is under way: until it has been performed, they may be read.
     retiring: BTreeSet<u64>,
     /// With the file that whoever still reads one shares, if it was open.
-    retired: Vec<(u64, Option<Arc<D::File>>)>,
+    spares: Vec<(u64, Option<Arc<D::File>>)>,
 }
 
 impl<D: Disk> Segments<D> {
     pub(super) fn new(disk: D, dir: PathBuf, reserve: Reserve<D>, segment_bytes: u64) -> Self {
-        let (retiring, retired) = (BTreeSet::new(), Vec::new());
+        let (retiring, spares) = (BTreeSet::new(), Vec::new());
         Self {
             disk,
             dir,
@@ -52,7 +52,7 @@ impl<D: Disk> Segments<D> {
             new_files: Vec::new(),
             reuses: false,
             retiring,
-            retired,
+            spares,
         }
     }
 
@@ -66,32 +66,40 @@ impl<D: Disk> Segments<D> {
         if !self.retiring.remove(&segment) {
             return file;
         }
-        self.retired.push((segment, file));
+        self.spares.push((segment, file));
         None
     }
 
     /// One that nobody reads any more.
-    fn take_retired(&mut self) -> Option<u64> {
+    fn take_spare(&mut self) -> Option<u64> {
         let unread = |(_, file): &(u64, Option<Arc<D::File>>)| file.as_ref().is_none_or(|f| Arc::strong_count(f) == 1);
-        let at = self.retired.iter().position(unread)?;
-        Some(self.retired.remove(at).0)
+        let at = self.spares.iter().position(unread)?;
+        Some(self.spares.remove(at).0)
     }
 
     fn keeps_another(&self) -> bool {
-        self.reuses && !self.reserve.is_full() && self.retired.len() + self.retiring.len() < RETIRED_MAX
+        self.reuses && !self.reserve.is_full() && self.spares.len() + self.retiring.len() < SPARES_MAX
     }
 
-    /// Space is needed more than segments to come.
-    fn delete_retired_if_full(&mut self) {
-        if self.retired.is_empty() || !self.reserve.is_full() {
-            return;
+    /// Space is needed more than segments to come. Gives back the files, which have it until they are closed.
+    fn delete_spares_if_full(&mut self) -> Vec<Arc<D::File>> {
+        if self.spares.is_empty() || !self.reserve.is_full() {
+            return Vec::new();
         }
-        for (segment, _) in std::mem::take(&mut self.retired) {
-            // Nothing depends on it: the next start does it again.
-            if let Err(error) = self.disk.remove(&self.path(segment)) {
-                tracing::warn!(%error, segment, "a segment that nothing needs could not be deleted");
+        let mut deleted = Vec::new();
+        for (segment, file) in std::mem::take(&mut self.spares) {
+            let path = self.spare_path(segment);
+            match self.disk.remove(&path) {
+                Ok(()) => deleted.extend(file),
+                // Nothing depends on it: it stays a spare one, and the next start deletes it, if nobody does before.
+                Err(error) => {
+                    let path = path.display();
+                    tracing::warn!(%error, %path, "the disk is full, and a file that nothing needs cannot be deleted");
+                    self.spares.push((segment, file));
+                }
             }
         }
+        deleted
     }
 
     /// How long new segments should be: short ones on a full disk, so that the reserve lasts for many of them.
@@ -120,6 +128,10 @@ impl<D: Disk> Segments<D> {
         self.dir.join(segment_name(segment))
     }
 
+    fn spare_path(&self, segment: u64) -> PathBuf {
+        self.dir.join(spare_name(segment))
+    }
+
     /// Performs the steps in order, up to the first error.
     pub(super) fn perform(&mut self, steps: &[WriteStep]) -> io::Result<()> {
         steps.iter().try_for_each(|step| {
@@ -130,8 +142,7 @@ impl<D: Disk> Segments<D> {
                 | WriteStep::Trim { segment, .. }
                 | WriteStep::Delete { segment } => *segment,
             };
-            let named = |e: io::Error, path: PathBuf| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-            self.step(step).map_err(|e| named(e, self.path(segment)))
+            self.step(step).map_err(|e| named(&self.path(segment), &e))
         })
     }
 
@@ -149,25 +160,27 @@ impl<D: Disk> Segments<D> {
 
     /// The same of a file that is there.
     fn cleared(&self, path: &Path, len: u64) -> io::Result<D::File> {
-        let file = self.disk.open(path, OpenMode::Existing)?;
-        self.reserve.spend(|| file.clear(len))?;
-        Ok(file)
+        let cleared = self.disk.open(path, OpenMode::Existing).and_then(|file| {
+            self.reserve.spend(|| file.clear(len))?;
+            Ok(file)
+        });
+        cleared.map_err(|e| named(path, &e))
     }
 
     fn step(&mut self, step: &WriteStep) -> io::Result<()> {
         match step {
             WriteStep::Create { segment, len, header } => {
                 let path = self.path(*segment);
-                let retired = self.take_retired();
-                let file = Arc::new(match retired {
-                    Some(retired) => self.cleared(&self.path(retired), *len)?,
+                let spare = self.take_spare().map(|spare| self.spare_path(spare));
+                let file = Arc::new(match &spare {
+                    Some(spare) => self.cleared(spare, *len)?,
                     None => self.created(&path, *len)?,
                 });
                 // From here on a lack of space is an error like any other: the space is ours.
                 file.write_at(0, header)?;
                 file.sync()?;
-                if let Some(retired) = retired {
-                    self.reserve.spend(|| self.disk.rename(&self.path(retired), &path))?;
+                if let Some(spare) = spare {
+                    self.reserve.spend(|| self.disk.rename(&spare, &path))?;
                 }
                 self.disk.sync_dir(&self.dir)?;
                 self.new_files.push((*segment, file.clone()));
@@ -182,11 +195,15 @@ impl<D: Disk> Segments<D> {
             WriteStep::Trim { segment, len } => self.disk.open(&self.path(*segment), OpenMode::Existing)?.set_len(*len),
             WriteStep::Delete { segment } if self.keeps_another() => {
                 self.retiring.insert(*segment);
-                Ok(())
+                self.reserve.spend(|| self.disk.rename(&self.path(*segment), &self.spare_path(*segment)))
             }
             WriteStep::Delete { segment } => self.disk.remove(&self.path(*segment)),
         }
     }
+}
+
+fn named(path: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
 }
 
 /// The log's [`Worker`].
@@ -228,8 +245,15 @@ impl<P: Platform> LogWorker<P> {
     }
 }
 
-/// Closes files that were deleted, which frees their space. That takes a disk some 20 ms for a segment: no task waits for it,
-/// and reads that are asked for meanwhile come between two files.
+/// Closes files that were deleted, which frees their space. That takes a disk some 20 ms for a segment: neither a task nor
+/// the log waits for it.
+fn close<P: Platform>(shared: &Shared<P>, deleted: Vec<Arc<<P::Disk as Disk>::File>>) {
+    if let Some(jobs) = shared.jobs.as_ref().filter(|_| !deleted.is_empty()) {
+        close_in_turn(jobs.clone(), deleted);
+    }
+}
+
+/// Reads that are asked for meanwhile come between two files.
 fn close_in_turn<D: Disk>(jobs: Jobs<D>, mut deleted: Vec<Arc<D::File>>) {
     let Some(file) = deleted.pop() else { return };
     jobs.clone().post(move |_| {
@@ -257,7 +281,7 @@ impl<P: Platform> Worker for LogWorker<P> {
         if seal {
             self.writer.push_seal();
         }
-        self.segments.delete_retired_if_full();
+        close(&shared, self.segments.delete_spares_if_full());
         self.writer.set_segment_bytes(self.segments.segment_bytes());
         let Some(mut flush) = self.writer.next_batch() else {
             return if closing { Step::Stop } else { Step::Idle };
@@ -302,9 +326,7 @@ impl<P: Platform> Worker for LogWorker<P> {
             state.evict(shared.config.cache_bytes);
             shared.publish(&state);
         }
-        if let Some(jobs) = shared.jobs.as_ref().filter(|_| !deleted.is_empty()) {
-            close_in_turn(jobs.clone(), deleted);
-        }
+        close(&shared, deleted);
         lock(&shared.unsealed).send_if_different(if flush.sealed { 0 } else { flush.through });
         while self.waiting.front().is_some_and(|(ticket, _)| *ticket <= flush.through) {
             if let Some((_, waiter)) = self.waiting.pop_front() {

@@ -61,6 +61,7 @@ impl FileClass {
             identity::FILE_NAME => Self::Identity,
             founding::FILE_NAME | founding::PROMISE_FILE_NAME | admission::FILE_NAME => Self::Founding,
             _ if log::format::parse_segment_name(name).is_some() => Self::Segment,
+            _ if log::format::parse_spare_name(name).is_some() => Self::Segment,
             _ if name.starts_with("store-") => Self::Store,
             _ if name.starts_with("damaged-") => Self::Marker,
             _ => Self::Other,
@@ -123,8 +124,8 @@ pub const CRASH_POINTS: [CrashPoint; 36] = [
     between("after log create, before directory sync", (Sync, Segment), (SyncDir, Other)),
     between("after log create, before its base", (SyncDir, Other), (Write, Segment)),
     between("between batch and seal", (Sync, Segment), (Write, Segment)),
-    between("before log trim", (Sync, Segment), (SetLen, Segment)),
-    before("before log reuse", Rename, Segment),
+    between("before log trim or clear", (Sync, Segment), (SetLen, Segment)),
+    before("before log retires or reuses a segment", Rename, Segment),
     between("after log reuse, before directory sync", (Rename, Segment), (SyncDir, Other)),
     before("before log delete", Remove, Segment),
     after("after log delete", Remove, Segment),
@@ -153,9 +154,15 @@ pub const CRASH_POINTS: [CrashPoint; 36] = [
 ];
 
 impl CrashPoint {
-    /// Whether a disk gets there only when a snapshot is received and installed, which is rare.
+    /// Whether a disk gets there when a snapshot is received and installed, which is rare, and otherwise only in a start.
     pub fn is_of_an_install(&self) -> bool {
         let of = |wanted: Option<(Act, FileClass)>| matches!(wanted, Some((_, Current) | (Remove | Create, Store)));
+        of(self.after) || of(self.before)
+    }
+
+    /// Whether every start gets there, too: it makes what says which store counts anew.
+    pub fn is_of_every_start(&self) -> bool {
+        let of = |wanted: Option<(Act, FileClass)>| matches!(wanted, Some((_, Current)));
         of(self.after) || of(self.before)
     }
 
@@ -187,6 +194,7 @@ mod tests {
     fn names_tell_classes() {
         for (path, class) in [
             ("/data/log-0000000000000001.seg", Segment),
+            ("/data/log-0000000000000001.spare", Segment),
             ("/data/store/CURRENT.new", Current),
             ("/data/store/CURRENT", Current),
             ("/data/store/store-3.db", Store),
