@@ -355,6 +355,7 @@ impl Cluster {
             let member = &mut self.members[*index];
             let (number, before) = (member.machine.node(), member.host());
             member.moves += 1;
+            self.witness.reached("machines that got another address");
             let (host, network) = (member.host(), self.world.network());
             network.unmap(&before);
             network.map(&host, number);
@@ -531,6 +532,7 @@ impl Cluster {
                 if let Ok(entries) = reader.try_get_log_entries(..).await {
                     let entries: Vec<LogEntry> = entries.iter().map(log_entry).collect();
                     witness.log(number, &entries);
+                    witness.reached("logs compared at the end");
                 }
             });
             if let Some(inspection) = inspection {
@@ -538,6 +540,11 @@ impl Cluster {
                 let _ = SimRuntime::timeout(Duration::from_millis(200), inspection).await;
             }
         }
+    }
+
+    /// Who notes what happens.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     /// Switches everything off, and lets what waited for it end.

@@ -12,9 +12,20 @@ pub const SEEDS_MIN: u64 = 1_000;
 pub const SEEDS_MIN_FOR_POINTS: u64 = 2_000;
 
 /// Of a thousand seeds, at least so many.
-const REACHED: [(&str, u64); 37] = [
+const REACHED: [(&str, u64); 48] = [
     ("cores that served alone", 250),
+    ("outsiders as they were", 20),
+    ("outsiders dead", 20),
+    ("outsiders off", 20),
+    ("outsiders paused", 20),
+    ("outsiders cut off", 20),
     ("outsiders deaf", 60),
+    ("outsiders mute", 20),
+    ("outsiders with a slow disk", 20),
+    ("outsiders with a full disk", 20),
+    ("crashes while a snapshot was received or installed", 10),
+    ("machines that got another address", 50),
+    ("logs compared at the end", 2_500),
     ("runs with 3 nodes", 300),
     ("runs with 5 nodes", 200),
     ("leaders", 1_500),
@@ -74,9 +85,13 @@ const NET: [(&str, u64); 4] = [
     ("late bytes of old connections", 10_000),
 ];
 
-/// What so many seeds should have reached and have not, a line for each. Empty for a sweep that is too short to tell.
+/// What so many seeds should have reached and have not, a line for each. Of a sweep that is too short to tell, only that its
+/// verdict is not known.
 pub fn missing(seeds: u64, stats: &Stats) -> Vec<String> {
     let mut missing = Vec::new();
+    if stats.inconclusive > 0 {
+        missing.push(format!("a verdict: {} searches for an order of operations ran out of steps", stats.inconclusive));
+    }
     if seeds < SEEDS_MIN {
         return missing;
     }
@@ -119,6 +134,7 @@ mod tests {
     fn whatever_is_not_reached_is_missing() {
         assert_eq!(missing(2_000, &full()), Vec::<String>::new());
         assert_eq!(missing(SEEDS_MIN - 1, &Stats::default()), Vec::<String>::new(), "too few to tell");
+        assert_eq!(missing(1, &Stats { inconclusive: 1, ..full() }).len(), 1, "what is not known is not clean");
         let names = REACHED.iter().chain(&DISKS).chain(&NET).map(|(what, _)| *what);
         let names = names.chain(fault_classes()).chain(CRASH_POINTS.iter().map(|point| point.name));
         for name in names {

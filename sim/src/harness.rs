@@ -58,6 +58,14 @@
 //! # }
 //! ```
 //!
+//! In a workspace of your own, `.cargo/config.toml` must set what this one's does, or nothing of it compiles:
+//!
+//! ```toml
+//! [build]
+//! rustflags = ["--cfg", "madsim"]
+//! rustdocflags = ["--cfg", "madsim"]
+//! ```
+//!
 //! # What is checked
 //!
 //! - Everything inside the nodes, as for the key-value store: see [`crate::check::raft`].
@@ -99,7 +107,7 @@ pub use subject::Tried;
 use crate::plan::Plan;
 use crate::rng::SplitMix;
 use crate::run::{ReportOf, run_subject};
-use crate::shrink::shrink;
+use crate::shrink::{class, shrink};
 use crate::sweep::describe;
 
 /// So many plans are tried at most to make a failing one smaller.
@@ -110,7 +118,7 @@ const TAIL: usize = 200;
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask<Q> {
-    /// A command, of less than 64 KiB.
+    /// A command, of 65,528 bytes at most.
     Write(Bytes),
     /// A query: mostly linearizable, in some plans sometimes stale.
     Read(Q),
@@ -191,7 +199,7 @@ fn command(with: &str) -> String {
 
 /// The failing plan, made smaller, as text.
 fn smaller<T: Trial>(subject: &Tried<T>, plan: &Plan) -> String {
-    let judge = |plan: &Plan| run_subject(subject, plan, 0).violation.map(|violation| violation.property);
+    let judge = |plan: &Plan| run_subject(subject, plan, 0).violation.as_ref().map(class);
     shrink(plan, SHRINK_RUNS, 1, judge, |_, _| ()).map_or_else(
         || "\nrun again, it violates nothing: it depends on something that the simulator does not reach".to_owned(),
         |small| {

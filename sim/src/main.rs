@@ -131,7 +131,7 @@ mod command {
 
     fn shrink(target: &str, output: Option<PathBuf>, runs: u64, jobs: u64) -> Result<ExitCode, PlanError> {
         let plan = Plan::load(target)?;
-        let judge = |plan: &Plan| run(plan, 0).violation.map(|violation| violation.property);
+        let judge = |plan: &Plan| run(plan, 0).violation.as_ref().map(sim::shrink::class);
         let tell = |runs: u64, plan: &Plan| eprintln!("{runs} runs: {}", size(plan));
         let Some(shrunk) = sim::shrink::shrink(&plan, runs, jobs as usize, judge, tell) else {
             eprintln!("{target} violates nothing: there is nothing to shrink");
@@ -139,7 +139,7 @@ mod command {
         };
         let comment = format!(
             "Violates: {}\nShrunk in {} runs by: sim shrink {target} --runs {runs}\nfrom {}\nto   {}",
-            shrunk.property,
+            shrunk.class,
             shrunk.runs,
             size(&plan),
             size(&shrunk.plan),

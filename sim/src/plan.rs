@@ -296,6 +296,7 @@ pub fn fault_classes() -> Vec<&'static str> {
     classes.extend(connection::CLASSES);
     classes.extend(member::CLASSES);
     classes.extend(disk::CLASSES.iter().filter(|(_, most)| *most > 0).map(|(class, _)| *class));
+    classes.push(disk::SLOW_SYNCS);
     classes
 }
 

@@ -10,7 +10,10 @@
 
 use std::collections::VecDeque;
 
+use crate::check::history::Violation;
 use crate::plan::{Core, Plan, Setup, Workload};
+use crate::run::NO_PANIC;
+use crate::witness::NO_SPONTANEOUS_STOP;
 
 /// How many other seeds are tried for each plan when nothing else goes.
 const OTHER_SEEDS: u64 = 3;
@@ -279,31 +282,43 @@ impl Shrinking {
 
 /// What became of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shrunk {
+pub struct Shrunk<C> {
     /// The smallest plan that was found.
     pub plan: Plan,
-    /// What it violates.
-    pub property: &'static str,
+    /// What it violates, and the plan that it was made of did.
+    pub class: C,
     /// How many plans were run.
     pub runs: u64,
 }
 
+/// What two violations have in common if they are the same: the property; of a panic, or of a node that refuses or stops, also
+/// what was said, without the numbers in it.
+pub fn class(violation: &Violation) -> String {
+    if ![NO_PANIC, NO_SPONTANEOUS_STOP].contains(&violation.property) {
+        return violation.property.to_owned();
+    }
+    let words = violation.explanation.split(|c: char| !c.is_alphanumeric());
+    let words = words.filter(|word| !word.is_empty() && !word.contains(|c: char| c.is_ascii_digit()));
+    format!("{}: {}", violation.property, words.collect::<Vec<_>>().join(" "))
+}
+
 /// Shrinks a plan that `judge` finds to violate a property; `None` if it finds nothing. At most `runs` plans are judged,
 /// on `jobs` threads; the result is the same for any number of those. `progress` hears of every plan that is smaller.
-pub fn shrink(
+pub fn shrink<C: PartialEq + Sync>(
     plan: &Plan,
     runs: u64,
     jobs: usize,
-    judge: impl Fn(&Plan) -> Option<&'static str> + Sync,
+    judge: impl Fn(&Plan) -> Option<C> + Sync,
     mut progress: impl FnMut(u64, &Plan),
-) -> Option<Shrunk> {
-    let property = judge(plan)?;
+) -> Option<Shrunk<C>> {
+    let class = judge(plan)?;
     let (mut spent, mut shrinking) = (1, Shrinking::new(plan.clone()));
     while spent < runs && !shrinking.upcoming().is_empty() {
         let left = usize::try_from(runs - spent).unwrap_or(usize::MAX);
         let batch = &shrinking.upcoming()[..jobs.max(1).min(left).min(shrinking.upcoming().len())];
         let verdicts: Vec<bool> = std::thread::scope(|scope| {
-            let judged: Vec<_> = batch.iter().map(|plan| scope.spawn(|| judge(plan) == Some(property))).collect();
+            let judged: Vec<_> =
+                batch.iter().map(|plan| scope.spawn(|| judge(plan).as_ref() == Some(&class))).collect();
             // A judge that panics has found nothing.
             judged.into_iter().map(|verdict| verdict.join().unwrap_or(false)).collect()
         });
@@ -318,7 +333,7 @@ pub fn shrink(
             shrinking.reject(good);
         }
     }
-    Some(Shrunk { plan: shrinking.best, property, runs: spent })
+    Some(Shrunk { plan: shrinking.best, class, runs: spent })
 }
 
 #[cfg(test)]
@@ -345,8 +360,8 @@ mod tests {
     #[test]
     fn only_what_it_takes_is_left() {
         let plan = bad_plan();
-        let Shrunk { plan: least, property, runs } = shrink(&plan, 10_000, 1, judge, |_, _| ()).expect("it is bad");
-        assert_eq!((property, judge(&least)), (PROPERTY, Some(PROPERTY)));
+        let Shrunk { plan: least, class, runs } = shrink(&plan, 10_000, 1, judge, |_, _| ()).expect("it is bad");
+        assert_eq!((class, judge(&least)), (PROPERTY, Some(PROPERTY)));
         assert_eq!((least.faults.len(), least.workload.clients, least.workload.burst_ops, least.nodes), (2, 2, 1, 1));
         assert_eq!((least.setup, least.workload.bursts_ms.len()), (Setup::default(), 0));
         assert!(least.faults.iter().all(|fault| fault.for_ms <= SHORT_MS), "{:?}", least.faults);
@@ -371,6 +386,19 @@ mod tests {
     }
 
     #[test]
+    fn panics_and_stops_are_told_apart_by_what_is_said() {
+        let class = |property, text: &str| class(&Violation::new(property, text.to_owned(), []));
+        let stop = |text| class(NO_SPONTANEOUS_STOP, text);
+        assert_eq!(
+            stop("n1 stopped by itself: log-0000000000000001.seg: bad"),
+            stop("n3 stopped by itself: log-000000000000000a.seg: bad")
+        );
+        assert_ne!(stop("n1 stopped by itself: it was removed"), stop("n1 refuses to start: damaged"));
+        assert_ne!(class(NO_PANIC, "a"), class(NO_PANIC, "b"));
+        assert_eq!(class(PROPERTY, "a"), class(PROPERTY, "b"));
+    }
+
+    #[test]
     fn another_property_does_not_count_and_a_clean_plan_does_not_shrink() {
         let plan = bad_plan();
         let fickle = |plan: &Plan| match plan.nodes {
@@ -378,7 +406,7 @@ mod tests {
             _ => judge(plan).map(|_| "another property"),
         };
         assert_eq!(shrink(&plan, 10_000, 1, fickle, |_, _| ()).map(|shrunk| shrunk.plan.nodes), Some(5));
-        assert_eq!(shrink(&plan, 10_000, 1, |_| None, |_, _| ()), None);
+        assert_eq!(shrink(&plan, 10_000, 1, |_| None::<&str>, |_, _| ()), None);
     }
 
     /// A bug that needs its moment: only some randomness shows it once anything is gone.

@@ -386,7 +386,10 @@ impl Witness {
     /// The log of a node that leads `term`, or did: what it has purged, and what it has.
     pub fn leader(&self, node: u32, term: u64, purged: Option<u64>, entries: &[LogEntry]) {
         let log = entries.iter().map(|entry| (entry.index, entry.term));
-        self.note(|o| o.completeness.observe_leader(self.at(node), term, purged, log));
+        self.note(|o| {
+            o.matching.observe(self.at(node), entries)?;
+            o.completeness.observe_leader(self.at(node), term, purged, log)
+        });
     }
 
     /// A node's state at its last applied entry.

@@ -102,6 +102,10 @@ impl Nemesis<'_> {
             Some((DiskFault::CrashPoint { power, .. }, for_ms)) => (power, for_ms),
             _ => (false, 0),
         };
+        if point.is_of_an_install() && cluster.members[index].live().is_some() {
+            // Not in a start, which gets to some of these, too.
+            cluster.witness().reached("crashes while a snapshot was received or installed");
+        }
         let ending = down(cluster, vec![index], power);
         self.later(for_ms, ending);
     }

@@ -165,7 +165,9 @@ mod tests {
     type Spoil = fn(&mut Plan);
 
     fn plain() -> Plan {
-        Plan { nodes: 3, faults: vec![], heal_ms: 9_000, ..Plan::draw(1) }
+        let drawn = Plan::draw(1);
+        let setup = Setup { memory: false, ..drawn.setup.clone() };
+        Plan { nodes: 3, faults: vec![], heal_ms: 9_000, setup, ..drawn }
     }
 
     #[test]

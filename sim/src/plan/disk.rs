@@ -146,6 +146,9 @@ pub(super) const CLASSES: [(&str, u64); 13] = [
     ("wipe", 4),
 ];
 
+/// A class that only incidents have.
+pub(super) const SLOW_SYNCS: &str = "slow syncs";
+
 /// Of 1000 runs so many have no fault of a disk but crashes at random instants.
 const NONE_PER_MILLE: u32 = 250;
 
@@ -199,8 +202,9 @@ fn send_away(rng: &mut SplitMix, kind: &mut DiskFault, nodes: u32, heal_ms: u64,
         return None;
     }
     let victim = Victim::Node(1 + rng.below(u64::from(nodes)) as u32);
-    if let DiskFault::CrashPoint { victim: whose, nth, .. } = kind {
-        (*whose, *nth) = (victim, 1);
+    if let DiskFault::CrashPoint { victim: whose, nth, point, .. } = kind {
+        // Its start is the first to get there.
+        (*whose, *nth) = (victim, if point.is_of_every_start() { 2 } else { 1 });
     }
     let begins = bursts_ms[rng.below(bursts_ms.len() as u64) as usize].saturating_sub(rng.below(200));
     let for_ms = rng.between(1_500, 6_000).min((heal_ms - begins).saturating_sub(500));
@@ -284,7 +288,7 @@ impl DiskFault {
             Self::Fail { act: Act::Sync, .. } => 0,
             Self::Fail { .. } => 1,
             Self::Full { .. } => 2,
-            Self::Slow { .. } | Self::SlowSyncs { .. } => 3,
+            Self::Slow { .. } => 3,
             Self::Rot { place: Place::Log, .. } => 4,
             Self::Rot { place: Place::RunningLog, .. } => 5,
             Self::Rot { place: Place::Papers, .. } => 6,
@@ -294,6 +298,7 @@ impl DiskFault {
             Self::LoseWrite { .. } => 10,
             Self::CrashPoint { .. } => 11,
             Self::Wipe { .. } => 12,
+            Self::SlowSyncs { .. } => return SLOW_SYNCS,
         };
         CLASSES[at].0
     }

@@ -30,6 +30,7 @@ impl Plan {
         keep_quiet(&mut SplitMix::labelled(seed, "quiet"), &mut faults, heal_ms);
         faults.extend(incident.faults);
         let mut members = SplitMix::labelled(seed, "members");
+        setup.memory |= member::draw_memory(&mut members) && !incident.needs_disks;
         let members = member::draw(&mut members, nodes, heal_ms, &workload.bursts_ms, &mut setup);
         faults.extend(members.faults);
         if setup.memory {

@@ -10,7 +10,7 @@ mod members;
 
 use std::ops::Range;
 
-use super::draw::weighted;
+use super::draw::{two_nodes, weighted};
 use super::{DiskFault, Fault, FaultKind, Setup, Victim, Workload};
 use crate::platform::{CRASH_POINTS, CrashPoint};
 use crate::rng::SplitMix;
@@ -26,6 +26,8 @@ const MOVED_PER_MILLE: u32 = 650;
 #[derive(Debug, Default)]
 pub(super) struct Incident {
     pub(super) faults: Vec<Fault>,
+    /// It would be none without disks.
+    pub(super) needs_disks: bool,
     /// Nothing else goes wrong.
     pub(super) is_alone: bool,
 }
@@ -34,7 +36,7 @@ pub(super) struct Incident {
 type Draws = fn(&mut Scene<'_>, Range<u64>);
 
 /// What may go wrong, and how often of all.
-const KINDS: [(u64, Draws); 15] = [
+const KINDS: [(u64, Draws); 16] = [
     (6, |scene, time| scene.left_behind(time)),
     (4, |scene, time| scene.rots_while_away(time)),
     (4, |scene, time| scene.full_and_behind(time)),
@@ -45,6 +47,7 @@ const KINDS: [(u64, Draws); 15] = [
     (3, |scene, time| scene.slow_log_behind(time)),
     (5, |scene, time| scene.busy_store(time)),
     (9, |scene, time| scene.taken_over(time)),
+    (5, |scene, time| scene.handed_over_and_back(time)),
     (4, |scene, time| scene.lost_election(time)),
     (5, |scene, time| scene.jumping_clocks(time)),
     (2, |scene, time| scene.replaced_meanwhile(time)),
@@ -79,7 +82,8 @@ pub(super) fn draw(
         fault.at_ms = fault.at_ms.min(heal_ms);
         fault.for_ms = fault.for_ms.min(heal_ms - fault.at_ms);
     }
-    Incident { faults, is_alone: rng.chance(alone_per_mille) }
+    let needs_disks = faults.iter().any(|fault| matches!(fault.kind, FaultKind::Disk(_)));
+    Incident { faults, needs_disks, is_alone: rng.chance(alone_per_mille) }
 }
 
 /// An incident in the making.
@@ -99,6 +103,13 @@ impl Scene<'_> {
 
     fn node(&mut self) -> u32 {
         1 + self.rng.below(u64::from(self.nodes)) as u32
+    }
+
+    /// Three different ones.
+    fn three_nodes(&mut self) -> [u32; 3] {
+        let (one, other) = two_nodes(self.rng, self.nodes);
+        let rest: Vec<u32> = (1..=self.nodes).filter(|node| ![one, other].contains(node)).collect();
+        [one, other, rest[self.rng.below(rest.len() as u64) as usize]]
     }
 
     fn within(&mut self, time: &Range<u64>) -> u64 {
@@ -127,8 +138,8 @@ impl Scene<'_> {
         self.setup.keep_entries = self.rng.below(2);
     }
 
-    /// Nobody hears of a node for a while.
-    fn send_away(&mut self, node: u32, time: Range<u64>) {
+    /// Nobody hears of a node for a while. Returns whether it starts again at the end of it.
+    fn send_away(&mut self, node: u32, time: Range<u64>) -> bool {
         let whom = Victim::Node(node);
         let kind = match self.rng.below(5) {
             0 => FaultKind::Kill(whom),
@@ -137,24 +148,32 @@ impl Scene<'_> {
             3 => FaultKind::Pause(whom),
             _ => FaultKind::Partition(vec![node]),
         };
+        let starts_again = matches!(kind, FaultKind::Kill(_) | FaultKind::PowerLoss(_));
         self.add(time, kind);
+        starts_again
     }
 
     /// A node does not get through with the next snapshot that it installs.
     fn crash_while_installing(&mut self, victim: Victim, from: u64) {
-        self.crash_in_an_install(victim, from, CrashPoint::is_of_an_install);
+        self.crash_in_an_install(victim, from, false, CrashPoint::is_of_an_install);
+    }
+
+    /// The same of a node that starts before it installs it.
+    fn crash_while_installing_after_start(&mut self, victim: Victim, from: u64) {
+        self.crash_in_an_install(victim, from, true, CrashPoint::is_of_an_install);
     }
 
     /// The same, once the store that was received counts.
     fn crash_after_installing(&mut self, victim: Victim, from: u64) {
-        self.crash_in_an_install(victim, from, CrashPoint::is_at_the_end_of_an_install);
+        self.crash_in_an_install(victim, from, false, CrashPoint::is_at_the_end_of_an_install);
     }
 
-    fn crash_in_an_install(&mut self, victim: Victim, from: u64, fits: fn(&CrashPoint) -> bool) {
+    fn crash_in_an_install(&mut self, victim: Victim, from: u64, starts: bool, fits: fn(&CrashPoint) -> bool) {
         let points: Vec<&CrashPoint> = CRASH_POINTS.iter().filter(|point| fits(point)).collect();
         let point = points[self.rng.below(points.len() as u64) as usize];
         let (power, down_ms) = (self.rng.chance(600), self.rng.skewed(5, 1_000));
-        let kind = FaultKind::Disk(DiskFault::CrashPoint { victim, point, nth: 1, power });
+        let nth = if starts && point.is_of_every_start() { 2 } else { 1 };
+        let kind = FaultKind::Disk(DiskFault::CrashPoint { victim, point, nth, power });
         self.add(from..from + down_ms, kind);
     }
 }

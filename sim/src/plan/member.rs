@@ -81,10 +81,14 @@ pub(super) struct Drawn {
     pub(super) spares: u32,
 }
 
-/// Draws what operators do, and whether the run keeps everything in memory if an incident does not ask for it.
+/// Whether the run is to keep everything in memory.
+pub(super) fn draw_memory(rng: &mut SplitMix) -> bool {
+    rng.chance(MEMORY_PER_MILLE)
+}
+
+/// Draws what operators do.
 pub(super) fn draw(rng: &mut SplitMix, nodes: u32, heal_ms: u64, bursts_ms: &[u64], setup: &mut Setup) -> Drawn {
     setup.repairs = rng.chance(REPAIRS_PER_MILLE);
-    setup.memory |= rng.chance(MEMORY_PER_MILLE);
     if !rng.chance(PER_MILLE) {
         return Drawn::default();
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use axum::http::{Request, StatusCode, response};
+use http_body_util::{BodyExt, Collected};
 use quorate_core::StateMachine;
 use quorate_core::kv::{self, Limits};
 use quorate_io::Node;
@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use super::{Answer, Committed, Fate, Judgement, Serials, Subject};
 use crate::check::history::{Consistency, Item, Op, Operation, Outcome, Violation};
 use crate::check::linearizability::{self, Verdict};
-use crate::check::log_order::{self, Entry, kv_model};
+use crate::check::log_order::{self, Entry, NO_PHANTOM, kv_model};
 use crate::check::revision_order::{self, Evidence, LogWrite};
 use crate::plan::Workload;
 use crate::platform::SimPlatform;
@@ -92,7 +92,10 @@ impl Subject for Kv {
     }
 
     fn judge(&self, history: &[Operation], log: &[Committed]) -> Judgement {
-        let decoded: Vec<Decoded> = log.iter().filter_map(decode).collect();
+        let decoded: Vec<Decoded> = match log.iter().map(decode).collect() {
+            Ok(decoded) => decoded,
+            Err(violation) => return Judgement { violation: Some(violation), inconclusive: 0 },
+        };
         let writes: Vec<LogWrite> = decoded.iter().filter_map(effective).collect();
         let evidence = Evidence { log: Some(&writes), base_revision: 0 };
         let mut violation = revision_order::check(history, evidence).err();
@@ -116,22 +119,27 @@ fn value(serials: &mut Serials, padding_bytes: usize) -> String {
 /// A command of the log, and the value that it puts.
 type Decoded = (Entry<kv_model::Command, kv_model::Response>, Option<String>);
 
-/// `None` for what no client of the store could have sent.
-fn decode(committed: &Committed) -> Option<Decoded> {
+/// # Errors
+/// No client of the store could have sent that.
+fn decode(committed: &Committed) -> Result<Decoded, Violation> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let response = kv::Response::decode(&committed.response).ok()?;
+    let (index, term) = (committed.at.index, committed.at.term);
+    let phantom = |what: &str| {
+        Violation::new(NO_PHANTOM, format!("what was applied at {term}.{index} has a {what} of nobody"), [])
+    };
+    let response = kv::Response::decode(&committed.response).map_err(|_| phantom("response"))?;
     let revision = response.revision;
     let response = match response.outcome {
         kv::Outcome::Put { create_revision, version } => kv_model::Response::Put { revision, create_revision, version },
         kv::Outcome::Delete { deleted } => kv_model::Response::Delete { revision, deleted },
         kv::Outcome::Invalid { reason } => kv_model::Response::Other(reason),
     };
-    let (command, value) = match kv::Command::decode(&committed.command).ok()? {
+    let command = kv::Command::decode(&committed.command).map_err(|_| phantom("command"))?;
+    let (command, value) = match command {
         kv::Command::Put { key, document } => (kv_model::Command::Put(text(&key)), Some(text(&document.bytes()))),
         kv::Command::Delete { key } => (kv_model::Command::Delete(text(&key)), None),
     };
-    let (index, term) = (committed.at.index, committed.at.term);
-    Some((Entry { index, term, serial: index, command, response }, value))
+    Ok((Entry { index, term, serial: index, command, response }, value))
 }
 
 /// What a command did to the store, as it answered, if it did something.
@@ -168,8 +176,13 @@ async fn ask(app: Router, op: Op) -> Answer<Outcome> {
         // Whatever the body says: a full disk is refused before consensus hears of the command.
         return Answer { outcome: Outcome::NotApplied, disk_full: true };
     }
-    let outcome = learn(&op, response).await;
-    let outcome = outcome.unwrap_or(if op.is_write() { Outcome::Unknown } else { Outcome::NotApplied });
+    let (head, body) = response.into_parts();
+    // Part of an answer is none.
+    let Ok(body) = body.collect().await.map(Collected::to_bytes) else {
+        return Answer { outcome: lost(&op), disk_full: false };
+    };
+    let outcome = learn(&op, &head, &body)
+        .unwrap_or_else(|| panic!("{op} was answered {} with what makes no sense: {body:?}", head.status));
     Answer { outcome, disk_full: false }
 }
 
@@ -180,23 +193,31 @@ fn word(consistency: Consistency) -> &'static str {
     }
 }
 
-/// What a response says; `None` if it does not say.
-async fn learn(op: &Op, response: Response<Body>) -> Option<Outcome> {
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.ok()?.to_bytes();
+/// Of an operation that got no answer.
+fn lost(op: &Op) -> Outcome {
+    if op.is_write() { Outcome::Unknown } else { Outcome::NotApplied }
+}
+
+/// What a response says; `None` if it is none that the server gives.
+fn learn(op: &Op, head: &response::Parts, body: &[u8]) -> Option<Outcome> {
     let header = |name: &str| head.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
     let found = head.status == StatusCode::OK;
     let absent = head.status == StatusCode::NOT_FOUND && matches!(op, Op::Get { .. });
     if !(found || absent) {
-        let problem: Value = serde_json::from_slice(&body).ok()?;
-        return (problem.get("outcome")? == "not-applied").then_some(Outcome::NotApplied);
+        let problem: Value = serde_json::from_slice(body).ok()?;
+        return match problem.get("outcome").map(Value::as_str) {
+            None => (!op.is_write()).then(|| lost(op)),
+            Some(Some("not-applied")) => Some(Outcome::NotApplied),
+            Some(Some("unknown")) => Some(Outcome::Unknown),
+            Some(_) => None,
+        };
     }
     match op {
         Op::Get { key, .. } => {
             let item = found.then(|| {
                 Some(Item {
                     key: key.clone(),
-                    value: String::from_utf8_lossy(&body).into_owned(),
+                    value: String::from_utf8_lossy(body).into_owned(),
                     mod_revision: header("quorate-mod-revision")?,
                     create_revision: header("quorate-create-revision"),
                     version: header("quorate-version"),
@@ -209,7 +230,7 @@ async fn learn(op: &Op, response: Response<Body>) -> Option<Outcome> {
             Some(Outcome::Get { revision: header("quorate-revision")?, item })
         }
         Op::List { .. } => {
-            let page: Value = serde_json::from_slice(&body).ok()?;
+            let page: Value = serde_json::from_slice(body).ok()?;
             let items = page.get("items")?.as_array()?.iter().map(|item| {
                 Some(Item {
                     key: item.get("key")?.as_str()?.to_owned(),
@@ -222,7 +243,7 @@ async fn learn(op: &Op, response: Response<Body>) -> Option<Outcome> {
             Some(Outcome::List { revision: page.get("revision")?.as_u64()?, items: items.collect::<Option<_>>()? })
         }
         Op::Put { .. } => {
-            let done: Value = serde_json::from_slice(&body).ok()?;
+            let done: Value = serde_json::from_slice(body).ok()?;
             Some(Outcome::Put {
                 revision: done.get("revision")?.as_u64()?,
                 create_revision: done.get("create_revision")?.as_u64(),
@@ -230,7 +251,7 @@ async fn learn(op: &Op, response: Response<Body>) -> Option<Outcome> {
             })
         }
         Op::Delete { .. } => {
-            let done: Value = serde_json::from_slice(&body).ok()?;
+            let done: Value = serde_json::from_slice(body).ok()?;
             Some(Outcome::Delete {
                 revision: done.get("revision")?.as_u64()?,
                 deleted: done.get("deleted")?.as_bool()?,

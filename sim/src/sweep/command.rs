@@ -150,7 +150,9 @@ fn add_up(args: &MergeArgs) -> Result<ExitCode, RecordError> {
         println!("{} seeds between the first and the last did not run", merged.missing);
     }
     let failures = record.failures.iter().map(|failure| (failure.seed, failure.property.as_str()));
-    Ok(verdict(failures, record.seeds, &record.stats, true))
+    let verdict = verdict(failures, record.seeds, &record.stats, true);
+    // What did not run is not clean.
+    Ok(if verdict == ExitCode::SUCCESS && merged.missing > 0 { ExitCode::from(3) } else { verdict })
 }
 
 /// Says what failed, or what was not reached; a share of a sweep is asked that when it is merged.

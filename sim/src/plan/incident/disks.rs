@@ -12,9 +12,12 @@ impl Scene<'_> {
     pub(super) fn left_behind(&mut self, time: Range<u64>) {
         self.purges_soon();
         let (node, back) = (self.node(), time.end);
-        self.send_away(node, time);
+        let starts = self.send_away(node, time);
         for _ in 0..self.rng.between(1, 2) {
-            self.crash_while_installing(Victim::Node(node), back - 1);
+            match starts {
+                true => self.crash_while_installing_after_start(Victim::Node(node), back - 1),
+                false => self.crash_while_installing(Victim::Node(node), back - 1),
+            }
         }
     }
 
@@ -69,9 +72,12 @@ impl Scene<'_> {
     /// or has heard of it. It may not get through with it.
     pub(super) fn slow_log_away(&mut self, time: Range<u64>) {
         self.purges_soon();
-        let (node, ms) = (self.node(), self.rng.skewed(50, 2_500));
-        self.slow_and_away(&time, node, ms);
-        if self.rng.chance(500) {
+        let (node, ms) = (self.node(), self.rng.between(1_000, 2_500));
+        let gone = self.slow_and_away(&time, node, ms);
+        // What it gets just before, its log does not have when it is back; of what it misses there will be a snapshot.
+        let moments = [gone.start - 20, self.within(&gone), gone.end - 100];
+        self.busy_at(moments);
+        if self.rng.chance(300) {
             self.crash_while_installing(Victim::Node(node), time.start);
         }
     }
@@ -104,6 +110,10 @@ impl Scene<'_> {
         self.slow_syncs(time, Victim::Node(node), FileClass::Segment, ms);
         let away = time.start + self.rng.skewed(20, 1_000);
         let back = away + self.rng.between(300, 2_000);
+        // What is sent to it does not wait for it to be back: whoever leads finds out anew what it has.
+        for other in (1..=self.nodes).filter(|other| *other != node) {
+            self.add(away..away, FaultKind::Reset(node, other));
+        }
         let kind = if self.rng.chance(500) { FaultKind::Clog(node) } else { FaultKind::Partition(vec![node]) };
         self.add(away..back, kind);
         away..back

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::Scene;
 use crate::plan::draw::some_nodes;
-use crate::plan::{DiskFault, FaultKind, Place, Rot, Victim};
+use crate::plan::{DiskFault, FaultKind, MemberFault, Place, Rot, Victim};
+use crate::platform::FileClass;
 
 impl Scene<'_> {
     /// A leader hears nothing any more, and soon is not heard either; when it is back, the others have gone on without it,
@@ -31,6 +32,27 @@ impl Scene<'_> {
         if self.rng.chance(300) {
             self.crash_while_installing(Victim::Leader, time.start);
         }
+    }
+
+    /// A leader hands over, and gets it back soon; meanwhile a follower whose log is slow could not be reached, and answers
+    /// what the leader sent it before, on the connection on which it is asked anew.
+    pub(super) fn handed_over_and_back(&mut self, time: Range<u64>) {
+        self.purges_soon();
+        self.setup.heartbeat_ms = 50;
+        let [leader, follower, other] = self.three_nodes();
+        let begins = time.start + 400;
+        self.add(time.start..time.start, FaultKind::Member(MemberFault::Transfer(leader)));
+        let (victim, class, ms) = (Victim::Node(follower), FileClass::Segment, self.rng.between(30, 150));
+        self.add(begins - 100..begins + 2_000, FaultKind::Disk(DiskFault::SlowSyncs { victim, class, ms }));
+        self.add(begins..begins, FaultKind::Member(MemberFault::Transfer(other)));
+        // Not before: a leader hands over only when it hears from all.
+        let stalls = begins + self.rng.between(2, 40);
+        // Not so long that the connection is given up.
+        let for_ms = self.rng.between(400, 1_200);
+        self.add(stalls..stalls + for_ms, FaultKind::Stall(leader, follower));
+        let back = begins + self.rng.between(100, 300);
+        self.add(back..back, FaultKind::Member(MemberFault::Transfer(leader)));
+        self.busy_at([begins - 20, begins + 150, begins + 350]);
     }
 
     /// Machines on one host are suspended together: the others do not hear of them, and when they go on time has passed.
