@@ -9,15 +9,15 @@ run: ## Run a single node: data in ./data, API at http://127.0.0.1:8080 (Ctrl-C 
 	cargo run --release --package quorate
 build: ## Build target/release/quorate
 	cargo build --release --package quorate
-# A static binary for the C library of this host, without the whole-program optimisation of a release. The variable
-# replaces the flags that the simulator needs, so this has a target directory of its own.
+# A static binary for the C library of this host, without the whole-program optimisation of a release (the profile `image`).
+# The variable replaces the flags that the simulator needs, so this has a target directory of its own.
 TARGET_DIR ?= target/static
 IMAGE ?= quorate
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 image: ## Build the container image from a static binary: needs Docker
-	RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --locked --package quorate --target $(TRIPLE) --target-dir $(TARGET_DIR)
+	RUSTFLAGS=-Ctarget-feature=+crt-static cargo build --locked --profile image --package quorate --target $(TRIPLE) --target-dir $(TARGET_DIR)
 	rm -rf $(TARGET_DIR)/image && mkdir -p $(TARGET_DIR)/image/data
-	strip -o $(TARGET_DIR)/image/quorate $(TARGET_DIR)/$(TRIPLE)/debug/quorate
+	strip -o $(TARGET_DIR)/image/quorate $(TARGET_DIR)/$(TRIPLE)/image/quorate
 	DOCKER_BUILDKIT=0 docker build --quiet --tag $(IMAGE) --file deploy/Dockerfile $(TARGET_DIR)/image
 test: ## Every test, the simulator's seeds included
 	cargo test --workspace --locked

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::address::Address;
-use crate::client;
+use crate::client::{self, ClientError};
 use crate::percent;
 
 /// Which node is asked.
@@ -130,11 +130,17 @@ impl Request {
     /// # Errors
     /// See [`AdminError`].
     pub async fn run(self) -> Result<String, AdminError> {
-        let answer = client::send(&self.api, self.method, &self.target, self.body).await;
+        let changes = self.method != Method::GET;
         let answer =
-            answer.map_err(|error| AdminError(format!("{error}; set --api to the API of a node that runs")))?;
+            client::send(&self.api, self.method, &self.target, self.body).await.map_err(|error| match error {
+                ClientError::Lost(..) | ClientError::Timeout(..) if changes => {
+                    AdminError(format!("{error}; {PERHAPS_DONE}"))
+                }
+                _ => AdminError(format!("{error}; set --api to the API of a node that runs")),
+            })?;
         if !answer.is_success() {
-            return Err(AdminError(format!("{} ({})", answer.complaint(), answer.status)));
+            let perhaps = if answer.is_unknown() { format!("; {PERHAPS_DONE}") } else { String::new() };
+            return Err(AdminError(format!("{} ({}){perhaps}", answer.complaint(), answer.status)));
         }
         let strange = |error: serde_json::Error| {
             AdminError(format!("{} gave an answer that this version does not understand: {error}", self.api))
@@ -167,6 +173,9 @@ struct Member {
     peer_addrs: Vec<String>,
     api_addrs: Vec<String>,
 }
+
+/// Of a change that was not answered.
+const PERHAPS_DONE: &str = "it may have been done, or may yet be: quorate member list shows it";
 
 /// One member a line, in columns.
 fn table(nodes: &Nodes) -> String {

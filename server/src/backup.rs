@@ -10,7 +10,7 @@ use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use quorate_core::snapshot::BackupVerifier;
+use quorate_core::snapshot::{BackupVerifier, SnapshotError};
 use quorate_io::node::exit_code;
 use quorate_io::tokio::TokioPlatform;
 use quorate_io::{Platform, RestoreError, restore};
@@ -88,17 +88,23 @@ pub async fn back_up(api: &Address, to: &Path, stale: bool) -> Result<String, Ba
         return Err(failed(io::Error::other("there is such a file already; remove it, or choose another name")));
     }
     let mut name = to.as_os_str().to_owned();
-    name.push(".part");
+    // Nobody else's: two may be made under one name at once.
+    name.push(format!(".{:016x}.part", rand::random::<u64>()));
     let partial = Partial(name.into());
-    let mut file = File::create(&partial.0).map_err(failed)?;
-    let (mut verifier, mut len) = (BackupVerifier::default(), 0);
+    let mut file = File::create_new(&partial.0).map_err(failed)?;
+    let not_whole = |error: SnapshotError| BackupError::NotWhole(api.clone(), error.to_string());
+    let (mut verifier, mut len, mut bad) = (BackupVerifier::default(), 0, None);
     let target = if stale { "/cluster/snapshot?consistency=stale" } else { "/cluster/snapshot" };
     let taken = client::download(api, target, |bytes| {
         len += bytes.len();
-        verifier.push(bytes).map_err(io::Error::other)?;
+        verifier.push(bytes).map_err(|error| io::Error::other(bad.insert(error).to_string()))?;
         file.write_all(bytes)
     });
-    match taken.await {
+    let taken = taken.await;
+    if let Some(error) = bad {
+        return Err(not_whole(error));
+    }
+    match taken {
         Ok(None) => {}
         Ok(Some(refusal)) => {
             return Err(BackupError::Refused(format!("{} ({})", refusal.complaint(), refusal.status)));
@@ -106,7 +112,7 @@ pub async fn back_up(api: &Address, to: &Path, stale: bool) -> Result<String, Ba
         Err(client::ClientError::Taken(error)) => return Err(failed(error)),
         Err(error) => return Err(BackupError::NoAnswer(error.to_string())),
     }
-    let pairs = verifier.finish().map_err(|error| BackupError::NotWhole(api.clone(), error.to_string()))?;
+    let pairs = verifier.finish().map_err(not_whole)?;
     file.sync_all().map_err(failed)?;
     fs::rename(&partial.0, to).map_err(failed)?;
     let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -106,7 +106,10 @@ impl Command {
     /// See [`ConfigError`].
     pub fn parse(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, ConfigError> {
         let args: Vec<_> = args.into_iter().map(|arg| two_dashes(arg.into())).collect();
-        if let Some(dialect) = Dialect::named_in(&args) {
+        // A node's variables say nothing of what else the program does.
+        let is_task = args.get(1).is_some_and(|word| Task::has_subcommand(&word.to_string_lossy()));
+        let environment = std::env::var("QUORATE_DIALECT").ok().filter(|_| !is_task);
+        if let Some(dialect) = Dialect::named_in(&args, environment) {
             return Ok(Self::Serve(Box::new(dialect.parse(args)?)));
         }
         let cli: Cli = parse(args)?;

@@ -14,8 +14,10 @@ use tokio::net::TcpStream;
 
 use crate::address::Address;
 
-/// Longer than a node takes for anything it is asked.
+/// Longer than a node takes for anything it is asked but a snapshot.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than a node takes until a snapshot begins, for which its state has to be durable.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(90);
 const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// What a node answered.
@@ -27,6 +29,11 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+
+    /// Whether what was asked for may have been done all the same.
+    pub(crate) fn is_unknown(&self) -> bool {
+        serde_json::from_slice::<serde_json::Value>(&self.body).is_ok_and(|problem| problem["outcome"] == "unknown")
     }
 
     /// What went wrong, for people: the detail of a problem, or the whole body.
@@ -44,8 +51,8 @@ pub(crate) enum ClientError {
     Connect(Address, io::Error),
     #[error("no answer from {0}: {1}")]
     Lost(Address, String),
-    #[error("no answer from {0} within {seconds} s", seconds = TIMEOUT.as_secs())]
-    Timeout(Address),
+    #[error("no answer from {0} within {seconds} s", seconds = .1.as_secs())]
+    Timeout(Address, Duration),
     /// Whoever was to have the answer did not take it.
     #[error("{0}")]
     Taken(io::Error),
@@ -58,8 +65,8 @@ pub(crate) async fn send(
     target: &str,
     body: Option<Vec<u8>>,
 ) -> Result<Answer, ClientError> {
-    let answered = exchange(to, method, target, body, async |response| collect(to, response).await);
-    within(to, answered).await
+    let answered = exchange(to, method, target, body, TIMEOUT, async |response| collect(to, response).await);
+    within(to, TIMEOUT, answered).await
 }
 
 /// Gets something large, which is handed over as it comes; `Some` is a refusal.
@@ -70,24 +77,28 @@ pub(crate) async fn download(
 ) -> Result<Option<Answer>, ClientError> {
     let taken = async |response: Response<Incoming>| {
         if !response.status().is_success() {
-            return within(to, collect(to, response)).await.map(Some);
+            return within(to, TIMEOUT, collect(to, response)).await.map(Some);
         }
         let mut body = response.into_body();
-        while let Some(frame) = within(to, async { Ok(body.frame().await) }).await? {
+        while let Some(frame) = within(to, TIMEOUT, async { Ok(body.frame().await) }).await? {
             let frame = frame.map_err(|error| lost(to, &error))?;
             frame.data_ref().map_or(Ok(()), |bytes| take(bytes)).map_err(ClientError::Taken)?;
         }
         Ok(None)
     };
-    exchange(to, Method::GET, target, None, taken).await
+    exchange(to, Method::GET, target, None, SNAPSHOT_TIMEOUT, taken).await
 }
 
 fn lost(to: &Address, error: &dyn std::fmt::Display) -> ClientError {
     ClientError::Lost(to.clone(), error.to_string())
 }
 
-async fn within<T>(to: &Address, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-    tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(ClientError::Timeout(to.clone())))
+async fn within<T>(
+    to: &Address,
+    time: Duration,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(time, work).await.unwrap_or_else(|_| Err(ClientError::Timeout(to.clone(), time)))
 }
 
 async fn collect(to: &Address, response: Response<Incoming>) -> Result<Answer, ClientError> {
@@ -107,15 +118,16 @@ pub(crate) async fn connect(
         stream.set_nodelay(true).map_err(|error| ClientError::Connect(to.clone(), error))?;
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| lost(to, &e))
     };
-    within(to, opened).await
+    within(to, TIMEOUT, opened).await
 }
 
-/// Sends a request, waits for the answer to begin, and lets `take` have the rest.
+/// Sends a request, waits for the answer to begin, for so long at most, and lets `take` have the rest.
 async fn exchange<T>(
     to: &Address,
     method: Method,
     target: &str,
     body: Option<Vec<u8>>,
+    begins_within: Duration,
     take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
     let (mut sender, connection) = connect(to).await?;
@@ -127,7 +139,8 @@ async fn exchange<T>(
         .body(body.map_or_else(Body::empty, Body::from))
         .map_err(|e| lost(to, &e))?;
     let answered = async {
-        let response = within(to, async { sender.send_request(request).await.map_err(|e| lost(to, &e)) }).await?;
+        let response = async { sender.send_request(request).await.map_err(|e| lost(to, &e)) };
+        let response = within(to, begins_within, response).await?;
         take(response).await
     };
     // The connection is what moves the bytes; it is done with, or broken, when the answer is there.

@@ -22,6 +22,7 @@ mod backup;
 mod bench;
 mod cli;
 mod client;
+mod clients;
 mod cluster;
 mod config;
 pub mod dialect;

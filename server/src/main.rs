@@ -1,6 +1,7 @@
 //! The `quorate` server.
 
 use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
         Ok(Command::Bench(bench)) => task(bench.run(), |_| exit_code::FAILED),
         Ok(Command::Restore { file, config }) => task(quorate::restore_from(&file, &config), BackupError::exit_code),
         Err(ConfigError::Information(text)) => {
-            print!("{text}");
+            say(&text);
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error, 2),
@@ -55,7 +56,7 @@ fn workers() -> usize {
 fn inspect(dir: &Path, records: bool) -> ExitCode {
     match quorate_io::inspect(&RealDisk::default(), dir, records) {
         Ok(found) => {
-            print!("{}", found.text);
+            say(&found.text);
             match found.damage {
                 None => ExitCode::SUCCESS,
                 Some(_) => ExitCode::from(exit_code::DAMAGED),
@@ -73,11 +74,16 @@ fn task<E: Display>(task: impl Future<Output = Result<String, E>>, code: impl Fn
     };
     match runtime.block_on(task) {
         Ok(text) => {
-            print!("{text}");
+            say(&text);
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error, code(&error)),
     }
+}
+
+/// Whoever reads may have read enough.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn fail(error: &dyn Display, code: u8) -> ExitCode {

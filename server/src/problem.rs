@@ -169,6 +169,15 @@ impl Problem {
         Self { position: Some((error.line, error.column)), ..Self::new(Kind::InvalidJson, error.to_string()) }
     }
 
+    /// The same problem, with one of several writes that one request makes in turn: those before it are done.
+    pub(crate) fn behind(self, done: usize, all: usize) -> Self {
+        if done == 0 {
+            return self;
+        }
+        let first = format!("of {all} writes the first {done} are done, in the order of the keys");
+        Self::new(Kind::OutcomeUnknown, format!("{first}, and then: {}", self.detail)).with_outcome(Outcome::Unknown)
+    }
+
     /// The same problem, with a write.
     #[must_use]
     pub(crate) fn with_outcome(self, outcome: Outcome) -> Self {

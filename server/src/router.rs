@@ -19,6 +19,9 @@
 //! Everything that is not a success is a [`Problem`]. The router needs no runtime and no socket: whoever has it may
 //! call it as a `tower::Service`.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -36,6 +39,14 @@ use crate::{backup, cluster, health, kv};
 pub(crate) struct Api<P: Platform> {
     pub(crate) node: Node<P>,
     pub(crate) limits: Limits,
+    /// Whether this process has answered a linearizable read: it then has what the others have.
+    pub(crate) caught_up: Arc<AtomicBool>,
+}
+
+impl<P: Platform> Api<P> {
+    pub(crate) fn new(node: Node<P>, limits: Limits) -> Self {
+        Self { node, limits, caught_up: Arc::default() }
+    }
 }
 
 /// The REST API over `node`, whose state machine is [`quorate_core::kv::Kv`].
@@ -57,7 +68,7 @@ pub fn app<P: Platform>(node: Node<P>, limits: Limits) -> Router {
         .route("/kv/{*key}", one_key)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Api { node, limits })
+        .with_state(Api::new(node, limits))
 }
 
 /// A success with a JSON body.

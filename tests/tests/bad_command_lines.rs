@@ -69,6 +69,18 @@ fn usage_errors() {
 }
 
 #[test]
+fn a_dialect_of_the_environment_is_a_nodes_alone() {
+    let directory = Directory::new("bad-dialect");
+    for (args, code, part) in
+        [("member list --api 127.0.0.1:1", 1, "cannot connect"), ("inspect nowhere", 1, "nowhere")]
+    {
+        let mut command = quorate();
+        command.current_dir(directory.path()).env("QUORATE_DIALECT", "hraftd").args(args.split(' '));
+        refused(args, command, code, &[part]);
+    }
+}
+
+#[test]
 fn a_taken_port() {
     let directory = Directory::new("bad-port");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

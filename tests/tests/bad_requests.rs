@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use e2e::http::{self, Response};
@@ -159,6 +160,33 @@ fn clients_that_leave_in_the_middle_change_nothing() {
         }
     }
     assert_eq!(cluster.list(0).revision, 0, "half a request was applied");
+    serves_on(&cluster);
+}
+
+/// A node that cannot open a file of its log any more has to stop, and its clients are on all nodes.
+#[test]
+fn clients_that_take_all_connections_leave_files_to_the_node() {
+    let mut cluster = Cluster::new("bad-crowd", 1);
+    let quorate = cluster.command(0);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 700 && exec \"$0\" \"$@\""]).arg(quorate.get_program()).args(quorate.get_args());
+    let vars = quorate.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    limited.envs(vars.collect::<Vec<_>>());
+    cluster.nodes[0].start(limited);
+    cluster.nodes[0].wait_ready();
+    let port = cluster.nodes[0].api_port;
+    let mut client = http::Client::new(port, TIMEOUT);
+    client.get("/healthz").expect("it has a connection");
+    // Connected by the operating system; whether anybody accepts them is another matter.
+    let crowd: Vec<TcpStream> = (0..800).map_while(|_| http::connect(http::at(port), TIMEOUT).ok()).collect();
+    assert!(crowd.len() > 250, "{} connections", crowd.len());
+    // More than two segments of the log.
+    let document = format!("\"{}\"", "x".repeat(VALUE_BYTES_MAX - 2)).into_bytes();
+    for key in 0..40 {
+        let response = client.send("PUT", &format!("/kv/{key}"), Some(&document)).expect("an answer");
+        assert_eq!(response.status, 200, "{}", response.text());
+    }
+    drop(crowd);
     serves_on(&cluster);
 }
 

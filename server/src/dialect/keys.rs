@@ -65,8 +65,8 @@ async fn value<P: Platform>(State(keys): State<Keys<P>>, uri: Uri) -> Result<Res
 
 async fn set<P: Platform>(State(keys): State<Keys<P>>, body: Body) -> Result<(), Problem> {
     let commands = commands(body, &keys).await.map_err(|problem| problem.with_outcome(Outcome::NotApplied))?;
-    for command in commands {
-        write(&keys.api.node, &command).await?;
+    for (done, command) in commands.iter().enumerate() {
+        write(&keys.api.node, command).await.map_err(|problem| problem.behind(done, commands.len()))?;
     }
     Ok(())
 }

@@ -51,12 +51,12 @@ impl Dialect {
         }
     }
 
-    /// The dialect that a command line or the environment asks for, if it is one that there is.
-    pub(crate) fn named_in(args: &[OsString]) -> Option<Self> {
+    /// The dialect that a command line asks for, or the environment if it does not, if it is one that there is.
+    pub(crate) fn named_in(args: &[OsString], environment: Option<String>) -> Option<Self> {
         let words = || args.iter().map(|arg| arg.to_string_lossy());
         let after = words().skip_while(|arg| arg != "--dialect").nth(1).map(|name| name.into_owned());
         let joined = || words().find_map(|arg| arg.strip_prefix("--dialect=").map(str::to_owned));
-        let name = after.or_else(joined).or_else(|| std::env::var("QUORATE_DIALECT").ok())?;
+        let name = after.or_else(joined).or(environment)?;
         Self::from_str(&name, false).ok()
     }
 
@@ -105,7 +105,7 @@ pub(crate) struct Front {
 
 /// A dialect's routes over `node`, whose state machine is [`quorate_core::kv::Kv`].
 pub fn app<P: Platform>(dialect: Dialect, node: Node<P>, limits: Limits) -> Router {
-    let api = Api { node, limits };
+    let api = Api::new(node, limits);
     match dialect {
         Dialect::Raftstarter => raftstarter::router(api),
         Dialect::Raftexample => raftexample::router(api),
