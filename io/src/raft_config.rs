@@ -11,7 +11,8 @@ pub struct CompactionConfig {
     /// A snapshot is made after this many entries, or up to half as many more: nodes differ, so that not all are busy with it
     /// at once.
     pub snapshot_every_entries: u64,
-    /// So many entries below the snapshot stay in the log, for followers that are a little behind.
+    /// So many entries below the snapshot stay in the log, for followers that are a little behind. All that come after a
+    /// snapshot that is being sent stay, too.
     pub keep_entries: u64,
     /// Whatever the two above say, the log is cut to about half of this many bytes when it exceeds them.
     pub log_bytes_max: usize,
@@ -48,7 +49,9 @@ pub fn raft_config(id: NodeId, timing: &Timing, compaction: &CompactionConfig, q
         // A restarted node may have promised loyalty to a leader; it campaigns only after that has run out.
         enable_elect: !quiet,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(compaction.snapshot_every_entries.saturating_add(later)),
-        max_in_snapshot_log_to_keep: compaction.keep_entries,
+        // openraft would let go of entries that whoever is being sent a snapshot needs next, and then send another one,
+        // and so on. The node does it: see `purge_log` in `node/tasks.rs`.
+        max_in_snapshot_log_to_keep: u64::MAX,
         // Idle time between two chunks of a snapshot; the default of 200 ms is less than one slow sync.
         install_snapshot_timeout: 5_000,
         max_payload_entries: 1024,
@@ -73,6 +76,7 @@ mod tests {
         assert!(!config.enable_elect, "a node with history starts quiet");
         assert!(raft_config(NodeId(7), &timing, &CompactionConfig::default(), false).expect("valid").enable_elect);
         assert!(config.install_snapshot_timeout >= 1_000);
+        assert_eq!(config.max_in_snapshot_log_to_keep, u64::MAX);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -27,6 +28,7 @@ use quorate_core::wire::{
 };
 
 use crate::Platform;
+use crate::jobs::lock;
 use crate::snapshot::{ChunkReader, SnapshotData};
 use crate::transport::{CallError, Lost, NotSent, Peers, Target};
 use crate::types::{
@@ -36,17 +38,54 @@ use crate::types::{
 /// Makes openraft's clients of other members.
 pub struct NetworkFactory<P: Platform> {
     peers: Peers<P>,
+    sending: Sending,
+}
+
+/// The snapshots that are being sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sending(Arc<Mutex<Vec<u64>>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Sent(Sending, u64);
+
+impl Sending {
+    fn begin(&self, last: Option<u64>) -> Sent {
+        let first_needed = last.map_or(0, |last| last.saturating_add(1));
+        lock(&self.0).push(first_needed);
+        Sent(self.clone(), first_needed)
+    }
+
+    /// The first entry that somebody needs who has got one of them.
+    pub(crate) fn first_needed(&self) -> Option<u64> {
+        lock(&self.0).iter().min().copied()
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        let mut all = lock(&self.0.0);
+        if let Some(at) = all.iter().position(|first_needed| *first_needed == self.1) {
+            all.swap_remove(at);
+        }
+    }
 }
 
 impl<P: Platform> NetworkFactory<P> {
     /// Clients that share the connections of `peers`.
     pub fn new(peers: Peers<P>) -> Self {
-        Self { peers }
+        Self { peers, sending: Sending::default() }
+    }
+
+    /// Follows the snapshots that they send.
+    pub(crate) fn sending(&self) -> Sending {
+        self.sending.clone()
     }
 
     fn client(&self, target: NodeId, node: &SharedMember, heartbeat: bool) -> Network<P> {
         Network {
             peers: self.peers.clone(),
+            sending: self.sending.clone(),
             id: self.peers.identity().get().node_id,
             target: Target { node: Some(target), addrs: node.peer_addrs.clone() },
             target_id: target,
@@ -76,6 +115,7 @@ impl<P: Platform> RaftNetworkFactory<Types<P::Runtime>> for NetworkFactory<P> {
 /// openraft's client of one member. All clients of a member share its connections.
 pub struct Network<P: Platform> {
     peers: Peers<P>,
+    sending: Sending,
     id: NodeId,
     target: Target,
     target_id: NodeId,
@@ -257,6 +297,7 @@ impl<P: Platform> RaftNetworkV2<Types<P::Runtime>> for Network<P> {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types<P::Runtime>>, StreamingError<Types<P::Runtime>>> {
         let limit = Duration::from_millis(self.peers.config().snapshot_ms);
+        let _sent = self.sending.begin(snapshot.meta.last_log_id.as_ref().map(|id| id.index));
         let part = SnapshotPart::Begin {
             vote: vote_from(&vote),
             meta: SnapshotMeta {

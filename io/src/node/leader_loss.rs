@@ -77,7 +77,8 @@ impl<P: Platform> Node<P> {
     /// Whether nobody listens wherever a peer may be, as those machines say.
     async fn is_refused_by(&self, target: &Target) -> bool {
         let within = Duration::from_millis(self.inner.peers.config().connect_ms);
-        let addrs = self.inner.peers.addrs(target);
+        // Not wherever any member may be: others listen there.
+        let addrs = self.inner.peers.own_addrs(target);
         for addr in &addrs {
             match P::Runtime::timeout(within, self.inner.platform.net().connect(addr)).await {
                 Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {}

@@ -207,6 +207,12 @@ impl<P: Platform> Node<P> {
             }
             _ if from.cluster_id != cluster => return not_ready("not members of the same cluster"),
             action => {
+                if let MemberAction::Moved { id, peer_addrs, .. } = &action
+                    && *id == from.node_id
+                {
+                    // Whoever leads or not: there may be no leader before this node has asked that one for its vote.
+                    self.inner.peers.hint(Some(*id), peer_addrs);
+                }
                 let timeout = Duration::from_millis(request.deadline_ms).min(self.inner.config.request_timeout);
                 self.lead_change(&action, timeout).await
             }

@@ -60,6 +60,7 @@ use crate::error::{Reason, WriteError};
 use crate::jobs::{Jobs, lock};
 use crate::log_store::LogStore;
 use crate::platform::Platform;
+use crate::raft_network::Sending;
 use crate::reserve::Reserve;
 use crate::state_machine::StateMachineStore;
 use crate::transport::{Identity, Peers, Server};
@@ -89,6 +90,7 @@ pub(crate) struct Inner<P: Platform> {
     /// Writes the small files of the data directory; none in memory mode.
     jobs: Option<Jobs<P::Disk>>,
     peers: Peers<P>,
+    sending: Sending,
     server: Mutex<Option<Server>>,
     /// What this node shows to others that have no cluster.
     card: Mutex<Card>,

@@ -66,7 +66,11 @@ impl<P: Platform> Retry<P> {
         }
         self.leader = self.metrics.borrow_and_update().current_leader;
         self.pause = (self.pause * 2).min(RETRY_MAX);
-        if self.node.is_stopping() { Err(WriteError::NotApplied(Reason::Stopping)) } else { Ok(()) }
+        if self.node.is_stopping() {
+            return Err(WriteError::NotApplied(Reason::Stopping));
+        }
+        // What has no time is not begun: its outcome would be unknown.
+        if self.left().is_zero() { Err(WriteError::NotApplied(reason)) } else { Ok(()) }
     }
 }
 

@@ -144,10 +144,12 @@ async fn assemble<P: Platform>(
         membership: opened.records.admission.map(|admission| admission.at),
     });
     let peers = Peers::new(platform.clone(), identity.clone(), config.transport.clone());
+    let network = NetworkFactory::new(peers.clone());
+    let sending = network.sending();
     let raft = Raft::<P>::new(
         opened.identity.node_id,
         Arc::new(raft_config),
-        NetworkFactory::new(peers.clone()),
+        network,
         opened.log.clone(),
         opened.store.clone(),
     )
@@ -170,6 +172,7 @@ async fn assemble<P: Platform>(
         reserve: opened.reserve,
         jobs: opened.jobs,
         peers,
+        sending,
         server: Mutex::new(None),
         card: Mutex::new(card),
         seen: Mutex::new(BTreeMap::new()),

@@ -21,6 +21,8 @@ use crate::transport::{CallError, Target};
 
 /// How often peers are pinged, so that `/cluster/nodes` knows on every node who can be reached.
 const PING_EVERY: Duration = Duration::from_secs(1);
+/// How often entries are let go of.
+const PURGE_EVERY: Duration = Duration::from_millis(100);
 /// A disk that has not written an entry after so many looks, a second apart, hangs.
 const HANGS_AFTER: u32 = 3;
 
@@ -33,6 +35,8 @@ impl<P: Platform> Node<P> {
         self.spawn(async move { node.relieve_pressure().await });
         let node = self.clone();
         self.spawn(async move { node.ping_peers().await });
+        let node = self.clone();
+        self.spawn(async move { node.purge_log().await });
         let node = self.clone();
         self.spawn(async move { node.bound_log().await });
         let node = self.clone();
@@ -82,7 +86,32 @@ impl<P: Platform> Node<P> {
         }
     }
 
-    /// Snapshots and purges by bytes: the policy that openraft follows counts entries only, and they may be large.
+    /// Lets go of entries that are in a snapshot, but for some that followers may lack, and for all that come after a
+    /// snapshot that is being sent: whoever gets it would need another one at once.
+    async fn purge_log(&self) {
+        let keep = self.inner.config.compaction.keep_entries;
+        let mut purged = None;
+        loop {
+            P::Runtime::sleep(PURGE_EVERY).await;
+            let raft = &self.inner.raft;
+            let snapshot = raft.metrics().borrow_watched().snapshot.as_ref().map(|id| id.index);
+            let upto = snapshot.and_then(|index| index.checked_sub(keep));
+            let upto = match self.inner.sending.first_needed() {
+                None => upto,
+                Some(first) => upto.min(first.checked_sub(1)),
+            };
+            if upto > purged
+                && let Some(upto) = upto
+            {
+                purged = Some(upto);
+                if raft.trigger().purge_log(upto).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Snapshots and purges by bytes, whoever needs what: the others count entries only, and they may be large.
     async fn bound_log(&self) {
         let bytes_max = self.inner.config.compaction.log_bytes_max;
         loop {

@@ -32,7 +32,8 @@ const COMMIT_WAITS: Duration = Duration::from_millis(1);
 ///
 /// openraft sends a request without entries whenever something was committed and nothing is there to be sent: with few
 /// clients half of all messages. Such a request waits for a millisecond, and is dropped when one with entries comes, which
-/// says the same. It does not wait if an answer may be outstanding that something is committed by.
+/// says the same. It does not wait if an answer may be outstanding that something is committed by. openraft goes on
+/// waiting for its answer, so an answer that would be taken for it is not handed on before that of the one that came.
 pub struct AppendStream<R: AsyncRuntime, S> {
     lane: Option<Lane>,
     input: Option<S>,
@@ -40,6 +41,8 @@ pub struct AppendStream<R: AsyncRuntime, S> {
     pieces: VecDeque<AppendRequest>,
     /// A request that tells only what is committed, and until when it waits for one with entries.
     held: Option<(AppendRequest, R::Instant)>,
+    /// What the one that was dropped for the first of `pieces` ended at.
+    dropped: Option<Option<LogId>>,
     /// The last entry that was sent, once something was.
     sent: Option<Option<LogId>>,
     window: VecDeque<Sent>,
@@ -57,6 +60,8 @@ pub struct AppendStream<R: AsyncRuntime, S> {
 struct Sent {
     prev: Option<LogId>,
     last: Option<LogId>,
+    /// Where the first request ends that it is an answer to: it may stand for one that was dropped.
+    first_last: Option<LogId>,
     bytes: usize,
 }
 
@@ -73,6 +78,7 @@ impl<R: AsyncRuntime, S: Stream<Item = AppendRequest> + Send + Unpin> AppendStre
             input: Some(input),
             pieces: VecDeque::new(),
             held: None,
+            dropped: None,
             sent: None,
             window: VecDeque::new(),
             window_bytes: 0,
@@ -139,10 +145,7 @@ impl<R: AsyncRuntime, S: Stream<Item = AppendRequest> + Send + Unpin> AppendStre
                 },
                 Select3::First(Err(e)) => return Some(Err(e)),
                 Select3::Second(Some(request)) if self.may_wait(&request) => self.hold(request),
-                Select3::Second(Some(request)) => {
-                    self.held = None;
-                    split(request, self.piece_bytes_max, &mut self.pieces);
-                }
+                Select3::Second(Some(request)) => self.take(request),
                 Select3::Second(None) => {
                     self.input = None;
                     self.send_held();
@@ -162,8 +165,9 @@ impl<R: AsyncRuntime, S: Stream<Item = AppendRequest> + Send + Unpin> AppendStre
             if self.window.is_empty() {
                 self.waiting_since = R::Instant::now();
             }
-            self.sent = Some(piece.last());
-            self.window.push_back(Sent { prev: piece.prev, last: piece.last(), bytes });
+            let (prev, last) = (piece.prev, piece.last());
+            self.sent = Some(last);
+            self.window.push_back(Sent { prev, last, first_last: self.dropped.take().unwrap_or(last), bytes });
             self.window_bytes += bytes;
         }
         Ok(())
@@ -175,6 +179,12 @@ impl<R: AsyncRuntime, S: Stream<Item = AppendRequest> + Send + Unpin> AppendStre
         only_commits && (self.window.is_empty() || request.leader_commit >= request.prev)
     }
 
+    /// Whatever is held is told by this one.
+    fn take(&mut self, request: AppendRequest) {
+        self.dropped = self.held.take().map(|(held, _)| held.last());
+        split(request, self.piece_bytes_max, &mut self.pieces);
+    }
+
     fn hold(&mut self, request: AppendRequest) {
         let until = self.held.take().map_or_else(|| R::Instant::now() + COMMIT_WAITS, |(_, until)| until);
         self.held = Some((request, until));
@@ -184,10 +194,11 @@ impl<R: AsyncRuntime, S: Stream<Item = AppendRequest> + Send + Unpin> AppendStre
         self.pieces.extend(self.held.take().map(|(request, _)| request));
     }
 
-    /// Whether the oldest request that is unanswered, or not sent yet, ends at or before `matching`.
+    /// Whether the oldest request that is unanswered, or not sent yet, or was dropped, ends at or before `matching`.
     fn next_is_told_by(&self, matching: Option<LogId>) -> bool {
         let unsent = self.pieces.front().or(self.held.as_ref().map(|(held, _)| held)).map(AppendRequest::last);
-        self.window.front().map(|sent| sent.last).or(unsent).is_some_and(|last| last <= matching)
+        let next = self.window.front().map(|sent| sent.first_last).or(self.dropped).or(unsent);
+        next.is_some_and(|last| last <= matching)
     }
 
     /// Checks an answer against the request it must belong to.
@@ -265,6 +276,68 @@ mod tests {
             entries.extend(piece.entries);
         }
         assert_eq!(entries, request.entries);
+    }
+
+    /// Answers are handed on only if openraft can take them for nothing that it asked for later.
+    #[test]
+    fn an_answer_is_not_taken_for_that_to_a_request_that_was_dropped() {
+        let request = |prev: u64, entries: std::ops::RangeInclusive<u64>| AppendRequest {
+            vote: Vote { term: 1, node: NodeId(1), committed: true },
+            prev: Some(LogId::new(1, prev)),
+            leader_commit: Some(LogId::new(1, prev)),
+            entries: entries.map(|index| Entry { log_id: LogId::new(1, index), payload: Payload::Blank }).collect(),
+        };
+        let at = |index| Some(LogId::new(1, index));
+        let sent = |request: &AppendRequest, first_last| Sent {
+            prev: request.prev,
+            last: request.last(),
+            first_last,
+            bytes: 0,
+        };
+        let stream = || {
+            let input = None::<futures_util::stream::Empty<AppendRequest>>;
+            let (pieces, window) = (VecDeque::new(), VecDeque::from([sent(&request(4, 5..=5), at(5))]));
+            AppendStream::<crate::tokio::TokioRuntime, _> {
+                lane: None,
+                input,
+                pieces,
+                held: None,
+                dropped: None,
+                sent: Some(at(5)),
+                window,
+                window_bytes: 0,
+                waiting_since: <crate::tokio::TokioRuntime as AsyncRuntime>::Instant::now(),
+                idle_max: Duration::from_secs(1),
+                requests_max: 4,
+                bytes_max: 1 << 20,
+                piece_bytes_max: 1 << 20,
+                runtime: PhantomData,
+            }
+        };
+        // Entry 5 is on its way, is committed meanwhile, and that it is waits to be told.
+        let (commit, next) = (request(5, 6..=5), request(5, 6..=6));
+        let mut held = stream();
+        assert!(held.may_wait(&commit));
+        held.hold(commit.clone());
+        held.window.pop_front();
+        assert!(held.next_is_told_by(at(5)), "what is held is asked for later");
+
+        let mut dropped = stream();
+        dropped.hold(commit);
+        dropped.take(next.clone());
+        dropped.window.pop_front();
+        assert!(dropped.next_is_told_by(at(5)), "what was dropped was asked for later");
+        let first_last = dropped.dropped.take().expect("it was dropped");
+        dropped.window.push_back(sent(&next, first_last));
+        dropped.pieces.clear();
+        assert!(dropped.next_is_told_by(at(5)), "also when the next is on its way");
+        dropped.window.pop_front();
+        assert!(!dropped.next_is_told_by(at(6)), "the answer to the next is one to both");
+
+        let mut neither = stream();
+        neither.take(next.clone());
+        neither.window.pop_front();
+        assert!(!neither.next_is_told_by(at(5)));
     }
 
     #[test]

@@ -142,13 +142,22 @@ impl<P: Platform> Peers<P> {
 
     /// What to dial, in this order.
     pub(crate) fn addrs(&self, target: &Target) -> Vec<String> {
-        let mut addrs = target.addrs.clone();
-        if let Some(node) = target.node {
+        let mut addrs = self.own_addrs(target);
+        if target.node.is_some() {
             let hints = lock(&self.0.hints);
-            for addr in hints.of.get(&node).into_iter().flatten().chain(&hints.anywhere) {
-                if !addrs.contains(addr) {
-                    addrs.push(addr.clone());
-                }
+            let more: Vec<String> = hints.anywhere.iter().filter(|addr| !addrs.contains(addr)).cloned().collect();
+            addrs.extend(more);
+        }
+        addrs
+    }
+
+    /// The same without those at which any member may be.
+    pub(crate) fn own_addrs(&self, target: &Target) -> Vec<String> {
+        let mut addrs = target.addrs.clone();
+        let hints = lock(&self.0.hints);
+        for addr in target.node.iter().flat_map(|node| hints.of.get(node)).flatten() {
+            if !addrs.contains(addr) {
+                addrs.push(addr.clone());
             }
         }
         addrs

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::common::{Dir, TestNode, addrs, run, until};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::stream;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft_rt::AsyncRuntime;
@@ -208,6 +209,38 @@ async fn leader_first(mut nodes: Vec<TestNode>) -> Vec<TestNode> {
 fn name_of(node: &TestNode) -> String {
     let cluster = node.cluster();
     cluster.nodes.into_iter().find(|member| member.id == node.node_id()).unwrap().member.name
+}
+
+/// More is written while a snapshot is sent than the log keeps for those who are behind: whoever gets it must be able to go
+/// on from there, and not need another one.
+#[test]
+fn a_node_catches_up_however_much_is_written_meanwhile() {
+    run(async {
+        let (dir, addrs) = (Dir::new("behind"), addrs(2));
+        let mut config = NodeConfig { founding: list(&["a"], &addrs[..1]), ..dir.config("a", &addrs[0]) };
+        (config.compaction.snapshot_every_entries, config.compaction.keep_entries) = (20, 2);
+        let one = start(config).await;
+        are_the_voters(&[&one]).await;
+        for number in 0..60_u64 {
+            let key = |part: u64| [(1 << 32 | number << 16 | part).to_be_bytes().as_slice(), &[0; 5_000]].concat();
+            let writes = (0..100).map(|part| one.write(key(part).into()));
+            assert!(join_all(writes).await.iter().all(Result::is_ok));
+        }
+        let writers: Vec<Writer> = (0..4).map(|_| Writer::start(&one)).collect();
+        let other = start(dir.joining("b", &addrs[1], &[&addrs[0]])).await;
+        // It makes none of its own.
+        let snapshot = || other.raft().metrics().borrow_watched().snapshot.as_ref().map(|id| id.index);
+        until("a snapshot", async || snapshot().is_some()).await;
+        let first = snapshot();
+        are_the_voters(&[&one, &other]).await;
+        for writer in writers {
+            let written = writer.end().await;
+            has_all(&other, written).await;
+        }
+        assert_eq!(snapshot(), first, "it needed another one");
+        one.stop().await.unwrap();
+        other.stop().await.unwrap();
+    });
 }
 
 #[test]
