@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use crate::check::history::Violation;
 use crate::plan::{Core, Plan, Setup, Workload};
-use crate::run::NO_PANIC;
+use crate::run::{LIVENESS, NO_PANIC};
 use crate::witness::NO_SPONTANEOUS_STOP;
 
 /// How many other seeds are tried for each plan when nothing else goes.
@@ -291,10 +291,10 @@ pub struct Shrunk<C> {
     pub runs: u64,
 }
 
-/// What two violations have in common if they are the same: the property; of a panic, or of a node that refuses or stops, also
-/// what was said, without the numbers in it.
+/// What two violations have in common if they are the same: the property; of a panic, of a node that refuses or stops, and of
+/// what does not come in time, also what was said, without the numbers in it.
 pub fn class(violation: &Violation) -> String {
-    if ![NO_PANIC, NO_SPONTANEOUS_STOP].contains(&violation.property) {
+    if ![NO_PANIC, NO_SPONTANEOUS_STOP, LIVENESS].contains(&violation.property) {
         return violation.property.to_owned();
     }
     let words = violation.explanation.split(|c: char| !c.is_alphanumeric());
