@@ -281,7 +281,7 @@ mod tests {
     /// Answers are handed on only if openraft can take them for nothing that it asked for later.
     #[test]
     fn an_answer_is_not_taken_for_that_to_a_request_that_was_dropped() {
-        let request = |prev: u64, entries: std::ops::RangeInclusive<u64>| AppendRequest {
+        let request = |prev: u64, entries: std::ops::Range<u64>| AppendRequest {
             vote: Vote { term: 1, node: NodeId(1), committed: true },
             prev: Some(LogId::new(1, prev)),
             leader_commit: Some(LogId::new(1, prev)),
@@ -296,7 +296,7 @@ mod tests {
         };
         let stream = || {
             let input = None::<futures_util::stream::Empty<AppendRequest>>;
-            let (pieces, window) = (VecDeque::new(), VecDeque::from([sent(&request(4, 5..=5), at(5))]));
+            let (pieces, window) = (VecDeque::new(), VecDeque::from([sent(&request(4, 5..6), at(5))]));
             AppendStream::<crate::tokio::TokioRuntime, _> {
                 lane: None,
                 input,
@@ -315,7 +315,7 @@ mod tests {
             }
         };
         // Entry 5 is on its way, is committed meanwhile, and that it is waits to be told.
-        let (commit, next) = (request(5, 6..=5), request(5, 6..=6));
+        let (commit, next) = (request(5, 6..6), request(5, 6..7));
         let mut held = stream();
         assert!(held.may_wait(&commit));
         held.hold(commit.clone());
