@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::serve::Listener;
@@ -58,7 +58,7 @@ impl Listener for Clients {
         let (stream, from) = Listener::accept(&mut self.listener).await;
         // Only costs latency; a connection that is already gone fails here and then again at its first read.
         let _ = stream.set_nodelay(true);
-        (Client { stream, _place: place, moved: false, idle: Box::pin(sleep(IDLE)) }, from)
+        (Client { stream, _place: place, moved: false, idle: Box::pin(sleep(IDLE)), woken: None }, from)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -74,6 +74,8 @@ pub(crate) struct Client {
     /// Since the timer was set. To set it anew whenever something moves would cost more than the rest of this.
     moved: bool,
     idle: Pin<Box<Sleep>>,
+    /// Who is woken when the time is over: to say so again at every read would cost some per cent of all requests.
+    woken: Option<Waker>,
 }
 
 impl Client {
@@ -83,12 +85,16 @@ impl Client {
             self.moved = true;
             return polled;
         }
+        if self.woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) && !self.idle.is_elapsed() {
+            return Poll::Pending;
+        }
         while self.idle.as_mut().poll(cx).is_ready() {
             if !std::mem::take(&mut self.moved) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             self.idle.as_mut().reset(Instant::now() + IDLE);
         }
+        self.woken = Some(cx.waker().clone());
         Poll::Pending
     }
 }
