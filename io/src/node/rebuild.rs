@@ -106,7 +106,8 @@ impl<P: Platform> Rebuild<'_, P> {
         let told = self.config.listed_peers().chain(self.config.told_peers());
         known
             .chain(told.map(|addrs| Target { node: None, addrs }))
-            .filter(|target| !target.addrs.is_empty() && seen.insert(target.addrs.clone()))
+            // One address may be that of a founder, and of whoever has come in its place.
+            .filter(|target| !target.addrs.is_empty() && seen.insert((target.node, target.addrs.clone())))
             .collect()
     }
 
