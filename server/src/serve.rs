@@ -82,8 +82,8 @@ impl ServeError {
 /// Serves until SIGINT or SIGTERM, or until the node stops by itself (it failed, or was removed from the cluster).
 ///
 /// Sockets are bound before the node starts, so that a taken port costs nothing but a message. While it starts, which takes
-/// long if it has to get its state from others, it says that it is alive and not ready. On a signal it stops accepting, finishes the requests under way, for ten seconds at most, and stops the node, which hands leadership over
-/// and flushes.
+/// long if it has to get its state from others, it says that it is alive and not ready. On a signal it stops accepting,
+/// finishes the requests under way, for ten seconds at most, and stops the node, which hands leadership over and flushes.
 ///
 /// # Errors
 /// See [`ServeError`].

@@ -23,9 +23,7 @@ pub fn segment_name(segment: u64) -> String {
 
 /// The segment number in a file name; `None` for any other file.
 pub fn parse_segment_name(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("log-")?.strip_suffix(".seg")?;
-    let number = u64::from_str_radix(digits, 16).ok()?;
-    (segment_name(number) == name).then_some(number)
+    parse_name(name, segment_name)
 }
 
 /// The name of a segment file that nothing needs any more, and that is kept to become another segment.
@@ -35,9 +33,14 @@ pub fn spare_name(segment: u64) -> String {
 
 /// The number of the segment that a spare one was; `None` for any other file.
 pub fn parse_spare_name(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("log-")?.strip_suffix(".spare")?;
+    parse_name(name, spare_name)
+}
+
+/// The number of which `name` is the name.
+fn parse_name(name: &str, name_of: fn(u64) -> String) -> Option<u64> {
+    let (digits, _) = name.strip_prefix("log-")?.split_once('.')?;
     let number = u64::from_str_radix(digits, 16).ok()?;
-    (spare_name(number) == name).then_some(number)
+    (name_of(number) == name).then_some(number)
 }
 
 /// What tells this log from every other.
